@@ -1,0 +1,132 @@
+"""`Daebus`: the service object that users declare handlers on, and run."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from . import context, log
+from .errors import ConfigurationError, DaebusError, DeclarationError
+from .names import check_service
+from .registry import Blueprint, Registry
+from .settings import redis_settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Self
+
+    from .service import Service
+    from .settings import RedisSettings
+
+
+class Daebus(Registry):
+    """A service: declare its handlers with the decorators, then `run` it.
+
+    `max_workers` bounds how many handlers run at once, beside the one that the reading thread runs.
+    """
+
+    def __init__(self, name: str, max_workers: int = 10) -> None:
+        if not isinstance(max_workers, int) or isinstance(max_workers, bool) or not 0 < max_workers <= 1000:
+            raise ConfigurationError(f"max_workers must be a whole number from 1 to 1000, not {max_workers!r}")
+        super().__init__(name)
+        self.max_workers = max_workers
+        self.service: str | None = None
+        self.settings: RedisSettings | None = None
+        self.request = context.request
+        self.response = context.response
+        self.broadcast = context.broadcast
+        self.cache = self.redis = context.cache
+        self.logger: logging.Logger = log.logger
+        self._blueprints: list[Blueprint] = []
+        self._running: Service | None = None
+
+    def register_blueprint(self, blueprint: Blueprint) -> Self:
+        """Take over the handlers of a blueprint: those it has now, and those it gets before `run`."""
+        if not isinstance(blueprint, Blueprint):
+            raise DeclarationError(f"{blueprint!r} is not a Blueprint")
+        if blueprint not in self._blueprints:
+            self._blueprints.append(blueprint)
+        return self
+
+    def _close_book(self) -> None:
+        """Collect what the blueprints declare; from now on nothing more may be declared."""
+        for blueprint in self._blueprints:
+            for record in list(blueprint._records.values()):
+                self._add(record)
+            blueprint._closed = True
+        self._closed = True
+
+    def run(
+        self,
+        service: str,
+        debug: bool = False,
+        redis_host: str | None = None,
+        redis_port: int | None = None,
+        *,
+        redis_url: str | None = None,
+        shared: bool = False,
+    ) -> None:
+        """Serve under the name `service` until SIGTERM or SIGINT. Blocks; call it on the main thread.
+
+        It waits for Redis if need be, runs the on_start functions, tells systemd READY, and on a stop signal
+        finishes what it has taken. `debug=True` logs more. `shared=True` lets several processes serve under one
+        name, each request in one of them.
+
+        Raises `SystemExit` with status 1, the reason logged, if the service cannot start or fails: a setting that
+        makes no sense, a name that is taken, a password that Redis refuses, an on_start function or a thread that
+        raises.
+        """
+        log.install(debug=debug)
+        try:
+            reason = self._run(service, redis_settings(redis_host, redis_port, redis_url), shared)
+        except (ConfigurationError, DeclarationError) as error:
+            reason = str(error)
+        if reason is not None:
+            shown = service if isinstance(service, str) else repr(service)
+            log.logger.critical("Service %s failed: %s", ascii(shown), reason)
+            sys.exit(1)
+
+    def _run(self, service: str, settings: RedisSettings, shared: bool) -> str | None:
+        from .service import Service
+
+        name = check_service(service)
+        if self._running is not None:
+            raise ConfigurationError(f"this service runs already, as {self.service!r}")
+        if not self._closed:
+            self._close_book()
+        if name in self.listen_handlers:
+            raise DeclarationError(f"channel {name!r} is the service's own: use actions for it, not a listener")
+        self.service, self.settings = name, settings
+        context.set_daemon(self)
+        self._running = Service(self, name, settings, max_workers=self.max_workers, shared=shared)
+        try:
+            return self._running.run()
+        finally:
+            self._running = None
+
+    def stop(self) -> None:
+        """Ask the running service to stop, as a stop signal does. Any thread."""
+        if self._running is not None:
+            self._running.stop()
+
+    def is_running(self) -> bool:
+        """Say whether `run` is at work."""
+        return self._running is not None
+
+    def start_thread(self, name: str) -> bool:
+        """Start a declared thread of the running service; False if it runs already or is not declared."""
+        return self._service("start_thread").threads.start(name)
+
+    def stop_thread(self, name: str, timeout: float = 5.0) -> bool:
+        """Tell a thread to stop and wait up to `timeout` seconds; True if it has ended."""
+        return self._service("stop_thread").threads.stop(name, timeout)
+
+    @property
+    def threads(self) -> Any:
+        """The threads of the running service."""
+        return self._service("threads").threads
+
+    def _service(self, what: str) -> Service:
+        if self._running is None:
+            raise DaebusError(f"{what}: the service does not run; call app.run() first")
+        return self._running

@@ -1,0 +1,296 @@
+"""The Redis door of a service: subscriptions in, answers out, and the repair of both.
+
+Two connections: one subscribes, one publishes. The reader (see `engine`) reads the first and, before each write,
+what Redis said of the last on the second; any thread may publish. When a connection is lost, or silent for longer
+than a health check allows, both are closed and a thread opens new ones, trying for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+from functools import partial
+from threading import Event, Lock, Thread
+from time import monotonic
+
+from .errors import RedisUnavailable
+from .link import ReplyError, open_pair
+from .log import Seldom, logger, one_line
+from .names import is_glob, shown
+from .resp import PING, command, publish
+from .schedule import backoff
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .engine import Engine, Item, Plan
+    from .link import Pair
+    from .settings import RedisSettings
+    from .shared import Share
+    from .work import Work
+
+HEALTH_PERIOD = 1.5
+"""Seconds between health checks. A connection that has said nothing since the last check's PING is dead, so a silent
+one is replaced within 3 s, and is back before the 5 s that we promise."""
+
+OUTBOX_LIMIT = 16 * 1024 * 1024
+"""Bytes of answers that may wait for Redis; beyond, they are dropped, counted and logged."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+"""Seconds between attempts to connect."""
+
+
+class Bus:
+    """Subscribes, reads, publishes. Its state is `connected`; `wait_connected` is for the start."""
+
+    def __init__(
+        self,
+        settings: RedisSettings,
+        service: str,
+        plan_request: Plan,
+        plan_message: Plan,
+        share: Share | None = None,
+    ) -> None:
+        self.settings = settings
+        self.service = service
+        self._plan_request = plan_request
+        self._plan_message = plan_message
+        self._share = share
+        self.engine: Engine  # set before the connections are
+        self._works: dict[str, Work] = {}
+        self._items: dict[bytes, tuple[Work | None, Plan, str]] = {}  # by channel or glob, as Redis names it
+        self._pair: Pair | None = None
+        self._closing = False
+        self._unsubscribed = Event()
+        self._heard = 0.0  # when the subscribed connection last said something
+        self._lock = Lock()  # for writing to the publishing connection, and for its accounts
+        self._outbox: list[bytes] = []
+        self._outbox_bytes = 0
+        self._unsent = b""
+        self._awaited = 0  # replies that Redis owes on the publishing connection
+        self._awaited_since = 0.0
+        self._seldom = Seldom()
+        self.dropped_answers = 0
+        self.reconnections = 0
+
+    # --- declared before the start ---
+
+    def listen(self, works: list[Work]) -> None:
+        """Say which channels to subscribe to beside the service's own."""
+        self._items[self.service.encode()] = (None, self._plan_request, self.service)
+        for work in works:
+            self._works[work.name] = work
+            self._items[work.name.encode()] = (work, self._plan_message, work.name)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connections stand."""
+        return self._pair is not None
+
+    # --- connecting ---
+
+    def connect(self) -> Pair:
+        """Open the connections, once. Raises `RedisUnavailable` or `RedisRefused`. Any thread."""
+        channels = [self.service] + [name for name in self._works if not is_glob(name)]
+        globs = [name for name in self._works if is_glob(name)]
+        return open_pair(self.settings, f"daebus:{self.service}", channels, globs)
+
+    def adopt(self, pair: Pair) -> None:
+        """Take connections into use. At the start on the main thread, later on the reader."""
+        self._heard = monotonic()
+        with self._lock:
+            self._unsent = b""
+            self._awaited = 0
+            self._pair = pair
+        self.engine.watch_socket(pair.subscribed.fileno(), select.EPOLLIN, self._on_subscribed)
+        self.engine.watch_socket(pair.publishing.fileno(), 0, self._on_publishing)
+        self.engine.put(self._sorted(pair.early))
+        if self._share is not None:
+            self.publish(self.service, self._share.marker())
+        self.flush()
+
+    def _lost(self, why: str) -> None:
+        """Give the connections up and have new ones made. On the reader."""
+        with self._lock:
+            pair, self._pair = self._pair, None
+        if pair is None:
+            return
+        for link in (pair.subscribed, pair.publishing):
+            self.engine.forget_socket(link.fileno())
+        pair.close()
+        if self._closing:
+            self._unsubscribed.set()
+            return
+        logger.warning("Redis at %s is gone (%s); trying again until it is back", self.settings, one_line(why))
+        Thread(target=self._reconnect, name="daebus-reconnect", daemon=True).start()
+
+    def _reconnect(self) -> None:
+        attempt = 0
+        pause = Event()
+        while not self._closing:
+            try:
+                back = partial(self._back, self.connect())
+            except RedisUnavailable as error:
+                attempt += 1
+                self._seldom.log(logging.DEBUG, ("reconnect", str(error)), f"Not yet: {one_line(str(error))}")
+                pause.wait(backoff(attempt, FIRST_PAUSE, LONGEST_PAUSE))
+            else:
+                self.engine.soon(back)
+                return
+
+    def _back(self, pair: Pair) -> None:
+        if self._closing:
+            pair.close()
+            return
+        self.reconnections += 1
+        self.adopt(pair)
+        logger.warning("Redis at %s is back; messages published meanwhile may have been missed", self.settings)
+
+    # --- reading (on the reader) ---
+
+    def _on_subscribed(self, _events: int) -> list[Item]:
+        pair = self._pair
+        if pair is None:
+            return []
+        try:
+            replies = pair.subscribed.receive()
+        except RedisUnavailable as error:
+            self._lost(str(error))
+            return []
+        self._heard = monotonic()
+        return self._sorted(replies)
+
+    def _sorted(self, replies: list[Any]) -> list[Item]:
+        """Return the items of what arrived; the rest are confirmations and pongs."""
+        items: list[Item] = []
+        known = self._items
+        for reply in replies:
+            if type(reply) is list and len(reply) > 2:
+                kind = reply[0]
+                if kind == b"message":
+                    work, plan, channel = known[reply[1]]
+                    if work is None and self._share is not None:
+                        channel = self._share.ticket(reply[2])
+                    items.append((work, plan, channel, reply[2]))
+                elif kind == b"pmessage":
+                    work, plan, _glob = known[reply[1]]
+                    items.append((work, plan, reply[2].decode("utf-8", "backslashreplace"), reply[3]))
+                elif kind in (b"unsubscribe", b"punsubscribe") and reply[2] == 0:
+                    self.engine.soon(self._unsubscribed.set)  # once the engine has what came before
+        return items
+
+    def _on_publishing(self, events: int) -> list[Item]:
+        """Redis takes more, or has closed the connection."""
+        if events & ~select.EPOLLOUT:
+            self._lost("Redis closed the connection")
+        self.flush()
+        return []
+
+    def check(self, now: float) -> None:
+        """The health check: each connection must have answered what it was asked at the check before."""
+        pair = self._pair
+        if pair is None:
+            return
+        try:
+            if now - self._heard > HEALTH_PERIOD * 1.8:
+                raise RedisUnavailable(f"no answer to a health check for {now - self._heard:.1f} s")
+            pair.subscribed.send(PING)
+            with self._lock:
+                self._drain(pair)
+                if self._awaited and now - self._awaited_since > HEALTH_PERIOD * 1.8:
+                    raise RedisUnavailable(f"Redis has taken nothing for {now - self._awaited_since:.1f} s")
+                self._outbox.append(PING)
+            self.flush()
+        except RedisUnavailable as error:
+            self._lost(str(error))
+
+    # --- publishing (any thread) ---
+
+    def publish(self, channel: str, data: bytes) -> None:
+        """Have a message published with the next `flush`."""
+        message = publish(channel.encode(), data)
+        with self._lock:
+            if self._outbox_bytes + len(message) <= OUTBOX_LIMIT:
+                self._outbox.append(message)
+                self._outbox_bytes += len(message)
+                return
+            self.dropped_answers += 1
+        self._seldom.log(logging.ERROR, "outbox", "Answers are being dropped: Redis does not take them")
+
+    def flush(self) -> None:
+        """Send what is to be published, in one write, without waiting. Any thread."""
+        if not self._outbox and not self._unsent:
+            return
+        try:
+            with self._lock:
+                self._send()
+        except RedisUnavailable as error:
+            why = str(error)
+            self.engine.soon(lambda: self._lost(why))
+
+    def _send(self) -> None:
+        pair = self._pair
+        if pair is None:
+            return
+        if self._awaited:
+            self._drain(pair)
+        elif self._outbox:
+            self._awaited_since = monotonic()
+        self._awaited += len(self._outbox)
+        data = b"".join([self._unsent, *self._outbox]) if self._unsent else b"".join(self._outbox)
+        self._outbox.clear()
+        self._outbox_bytes = 0
+        sent = pair.publishing.send(data)
+        waited = bool(self._unsent)
+        self._unsent = data[sent:] if sent < len(data) else b""
+        self._outbox_bytes = len(self._unsent)
+        if bool(self._unsent) is not waited:
+            events = select.EPOLLOUT if self._unsent else 0
+            self.engine.change_socket(pair.publishing.fileno(), events)
+
+    def _drain(self, pair: Pair) -> None:
+        """Take what Redis said of earlier messages: a number of receivers each, or an error."""
+        for reply in pair.publishing.receive():
+            self._awaited -= 1
+            self._awaited_since = monotonic()
+            if isinstance(reply, ReplyError):
+                text = f"Redis refused to publish an answer: {shown(str(reply))}"
+                self._seldom.log(logging.ERROR, ("refused", str(reply)[:60]), text)
+
+    # --- the end (main thread) ---
+
+    def unsubscribe(self) -> Event:
+        """Ask Redis to deliver no more. The event is set when all that was delivered before has been read."""
+        self._closing = True
+        pair = self._pair
+        if pair is None:
+            self._unsubscribed.set()
+            return self._unsubscribed
+        has_globs = any(is_glob(name) for name in self._works)
+        try:
+            pair.subscribed.send(command("UNSUBSCRIBE") + (command("PUNSUBSCRIBE") if has_globs else b""))
+        except RedisUnavailable:
+            self._unsubscribed.set()
+        return self._unsubscribed
+
+    def sent(self) -> bool:
+        """Whether Redis has confirmed all that was published (or is gone)."""
+        try:
+            with self._lock:
+                pair = self._pair
+                if pair is None:
+                    return True
+                self._send()
+                self._drain(pair)
+                return self._awaited <= 0 and not self._outbox and not self._unsent
+        except RedisUnavailable:
+            return True
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._closing = True
+        with self._lock:
+            pair, self._pair = self._pair, None
+        if pair is not None:
+            pair.close()

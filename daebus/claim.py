@@ -1,0 +1,151 @@
+"""One process per service name - or several that share it.
+
+Whoever starts publishes a claim on the service's own channel after it has subscribed there. All subscribers see
+all claims in the same order, so two that start at once agree who was first; and whoever runs already answers the
+claim with its pid. No lock is kept anywhere: when a process dies, its subscription dies with it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from time import monotonic
+
+from .errors import BadMessage, NameTaken, RedisUnavailable
+from .jsontext import loads
+from .link import new_id
+from .message import Reply, encode_request, read_reply
+from .resp import command, publish
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .link import Pair
+    from .message import PubSubRequest
+
+ACTION = "$daebus.claim"
+
+ANSWER_LIMIT = 1.5
+"""Seconds that those who serve under the name have for their answer; a live one takes milliseconds."""
+
+
+def identity(shared: bool) -> dict[str, Any]:
+    """Return who this process is, as a claim and its answer say it."""
+    return {"pid": os.getpid(), "host": socket.gethostname(), "shared": shared}
+
+
+def answer(request: PubSubRequest, service: str, shared: bool) -> dict[str, Any]:
+    """Answer a claim of our name: with who we are if both share it, else with `NameTaken`."""
+    claimant = request.payload if isinstance(request.payload, dict) else {}
+    if shared and claimant.get("shared") is True:
+        return identity(shared)
+    raise _taken(service, identity(shared), claimant.get("shared") is True)
+
+
+def _taken(service: str, holder: dict[str, Any], claimant_shares: bool) -> NameTaken:
+    hint = "; to run several processes of one service, start all of them with shared=True"
+    if claimant_shares and not holder.get("shared"):
+        hint = "; it was not started with shared=True"
+    return NameTaken(
+        f"service {service!r} is already running as process {_number(holder.get('pid'))} "
+        f"on {str(holder.get('host'))[:64]!r}{hint}"
+    )
+
+
+def _number(value: object) -> object:
+    return value if isinstance(value, int) else "?"
+
+
+def claim(pair: Pair, service: str, shared: bool) -> None:
+    """Claim the name over a pair of connections that is subscribed already. Raises `NameTaken`.
+
+    Blocks for a few milliseconds, or up to `ANSWER_LIMIT` if somebody is there who does not answer.
+    """
+    claimant = _Claimant(pair, service, shared)
+    try:
+        claimant.run(monotonic() + ANSWER_LIMIT)
+    except TimeoutError:
+        if not claimant.others:
+            raise RedisUnavailable("Redis does not answer") from None
+        raise NameTaken(
+            f"somebody is subscribed to channel {service!r} and does not answer: another service of that name that "
+            "hangs, or one that is no Daebus service of this version"
+        ) from None
+
+
+class _Claimant:
+    def __init__(self, pair: Pair, service: str, shared: bool) -> None:
+        self._pair = pair
+        self._service = service
+        self._shared = shared
+        self._token = new_id()
+        self._reply_to = f"caller:claim-{self._token}"
+        self._seen = False  # our own claim came back to us
+        self.others: int | None = None
+        self._agreed = 0
+
+    def run(self, deadline: float) -> None:
+        subscribed, publishing = self._pair.subscribed, self._pair.publishing
+        replies = subscribed.ask(deadline, command("SUBSCRIBE", self._reply_to))
+        message = encode_request(
+            self._service, ACTION, identity(self._shared), self._reply_to, self._token, 0.0, ANSWER_LIMIT, ""
+        )
+        publishing.ask(deadline, publish(self._service.encode(), message))
+        while True:
+            for reply in replies:
+                self._take(reply)
+            if self._seen:
+                if self.others is None:
+                    counted = publishing.ask(deadline, command("PUBSUB", "NUMSUB", self._service))[0]
+                    self.others = _count(counted) - 1
+                if self._agreed >= self.others:
+                    break
+            replies = subscribed.wait(deadline)
+        for reply in subscribed.ask(monotonic() + ANSWER_LIMIT, command("UNSUBSCRIBE", self._reply_to)):
+            self._take(reply)
+        subscribed.sock.settimeout(0)
+
+    def _take(self, reply: Any) -> None:
+        if not (isinstance(reply, list) and reply[0] in (b"message", b"pmessage")):
+            return
+        if reply[1] == self._reply_to.encode():
+            self._answered(reply[2])
+        elif reply[1] != self._service.encode() or not self._is_claim(reply[2]):
+            self._pair.early.append(reply)
+
+    def _answered(self, data: bytes) -> None:
+        try:
+            said: Reply = read_reply(data)
+        except BadMessage:
+            return
+        if said.failed and said.code == NameTaken.code:
+            raise NameTaken(said.text)
+        if not said.failed:
+            self._agreed += 1
+
+    def _is_claim(self, data: bytes) -> bool:
+        """Whether a message of the service's channel is a claim; another's that came before ours takes the name."""
+        if not data.startswith(b'{"action":"$daebus.claim"'):
+            return False
+        try:
+            raw = loads(data)
+        except BadMessage:
+            return False
+        if raw.get("request_id") == self._token:
+            self._seen = True
+            return True
+        other = raw.get("payload") if isinstance(raw.get("payload"), dict) else {}
+        if self._shared and other.get("shared") is True:
+            self._pair.early.append([b"message", self._service.encode(), data])  # to be answered when we run
+            return True
+        if not self._seen:
+            raise _taken(self._service, other, self._shared)
+        self._pair.early.append([b"message", self._service.encode(), data])
+        return True
+
+
+def _count(reply: Any) -> int:
+    if isinstance(reply, list) and len(reply) == 2 and isinstance(reply[1], int):
+        return reply[1]
+    raise RedisUnavailable(f"Redis does not count subscribers: {reply}")

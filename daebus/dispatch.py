@@ -1,0 +1,339 @@
+"""From a message to a handler and back: what to run, and exactly one final answer whatever happens.
+
+Knows no socket and no thread: it is given a publisher, and gives the engine calls that the engine runs where it
+sees fit. The path of a request: `plan_request` -> engine -> `ActionCall.run` -> `_handle` -> the handler ->
+`_conclude` -> `PubSubResponse.success` -> the publisher.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from time import monotonic
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+
+from .context import current
+from .errors import (
+    BadMessage,
+    Busy,
+    DaebusError,
+    Expired,
+    InternalError,
+    TooLarge,
+    UnknownAction,
+    Unserialisable,
+)
+from .jsontext import loads
+from .log import Budget, Seldom, logger, one_line
+from .message import MAX_MESSAGE, PubSubRequest, address, encode_error, read_request
+from .names import RESERVED, shown
+from .pubsub import PubSubResponse
+from .work import Work
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
+    from typing import Any
+
+    from .registry import Record
+
+    Reserved = Mapping[str, Callable[[PubSubRequest], Any]]
+
+EARLY_LIMIT = 1000
+"""Calls that may wait until the service has started."""
+
+_DEFERRED = (CoroutineType, GeneratorType, AsyncGeneratorType)
+
+
+class ActionCall:
+    """A request on its way through its handler. The engine runs it, or refuses it."""
+
+    __slots__ = ("_dispatcher", "request", "response", "work")
+    arguments = ()
+
+    def __init__(self, dispatcher: Dispatcher, work: Work, request: PubSubRequest, response: PubSubResponse) -> None:
+        self._dispatcher = dispatcher
+        self.work = work
+        self.request = request
+        self.response = response
+
+    def run(self) -> bool:
+        """Handle the request on this thread; False if a coroutine goes on with it on the event loop."""
+        return self._dispatcher.run_action(self)
+
+    def refuse(self, error: DaebusError) -> None:
+        """Answer with an error instead of running."""
+        self._dispatcher.refuse(self, error)
+
+    def __str__(self) -> str:
+        return f"Action {one_line(self.work.name)!r} (request {shown(self.request.request_id)})"
+
+
+class ListenCall:
+    """A message of a listened channel on its way through its listener."""
+
+    __slots__ = ("_dispatcher", "arguments", "request", "response", "work")
+
+    def __init__(self, dispatcher: Dispatcher, work: Work, channel: str, payload: Any) -> None:
+        self._dispatcher = dispatcher
+        self.work = work
+        self.arguments = (payload, channel) if work.wants_channel else (payload,)
+        self.request = None
+        self.response = None
+
+    def run(self) -> bool:
+        """Handle the message on this thread; False if a coroutine goes on with it on the event loop."""
+        return self._dispatcher.handle(self)
+
+    def refuse(self, error: DaebusError) -> None:
+        """Drop the message, visibly."""
+        self._dispatcher.drop(self.work.name, error)
+
+    def __str__(self) -> str:
+        return f"The listener of channel {one_line(self.work.name)!r}"
+
+
+class Counts:
+    """What a service counts, since its start."""
+
+    __slots__ = ("broken", "dropped", "expired", "failed", "received", "refused", "unknown")
+
+    def __init__(self) -> None:
+        self.received = self.failed = self.refused = self.unknown = 0
+        self.broken = self.expired = self.dropped = 0
+
+
+class Dispatcher:
+    """Finds the handler for a message, runs it, and sees to the answer."""
+
+    def __init__(
+        self,
+        service: str,
+        actions: Iterable[Record],
+        reserved: Reserved,
+        publisher: Any,
+        clock: str,
+        mine: Callable[[object, str], bool] | None = None,
+    ) -> None:
+        """`mine`, given for a shared service, says whether this process is the one to answer a message."""
+        self._service = service
+        self._actions = {record.name: Work(record) for record in actions}
+        self._reserved = reserved
+        self._publisher = publisher
+        self._clock = clock
+        self._seldom = Seldom()
+        self._tracebacks = Budget(burst=100, rate=10)
+        self.counts = Counts()
+        self._mine: Callable[[object, str], bool] | None = mine
+        self._early: list[ActionCall | ListenCall] | None = []  # what came before `open`
+        self.awaiting: set[ActionCall | ListenCall] = set()  # calls whose coroutines run
+        self.start_coroutine: Callable[[Coroutine[Any, Any, None]], None] = _no_event_loop
+        self.resume: Callable[[Work], None] = lambda _work: None
+
+    def plan_request(self, _work: Work | None, ticket: str, data: bytes) -> ActionCall | None:
+        """Return the call for a message of the service's own channel; None when it is dealt with already."""
+        self.counts.received += 1
+        raw: Any = data
+        try:
+            if len(data) > MAX_MESSAGE:
+                raise TooLarge(f"the message has {len(data):,} bytes; the limit is {MAX_MESSAGE:,}")
+            raw = loads(data)
+            request = read_request(raw, self._service)
+        except DaebusError as error:
+            if self._mine is None or self._mine(None, ticket):
+                self._broken(error, raw)
+            return None
+        response = PubSubResponse(self._publisher, request, self._publisher.flush)
+        if request.action in self._reserved:
+            self._introduce(request, response)
+            return None
+        if self._mine is not None and not self._mine(request.request_id, ticket):
+            return None
+        work = self._actions.get(request.action)
+        if work is None:
+            self._not_declared(request, response)
+            return None
+        call = ActionCall(self, work, request, response)
+        if self._early is None:
+            return call
+        self._hold(call, self._early)
+        return None
+
+    def plan_message(self, work: Work, channel: str, data: bytes) -> ListenCall | None:
+        """Return the call for a message of a listened channel; None when it cannot be read."""
+        self.counts.received += 1
+        try:
+            if len(data) > MAX_MESSAGE:
+                raise TooLarge(f"the message has {len(data):,} bytes; the limit is {MAX_MESSAGE:,}")
+            call = ListenCall(self, work, channel, loads(data))
+        except DaebusError as error:
+            self.counts.broken += 1
+            text = f"A message on channel {shown(channel)} was ignored: {one_line(str(error))}"
+            self._seldom.log(logging.WARNING, ("broken", channel), text)
+            return None
+        if self._early is None:
+            return call
+        self._hold(call, self._early)
+        return None
+
+    def _broken(self, error: DaebusError, raw: Any) -> None:
+        self.counts.broken += 1
+        reply_to, request_id = address(raw, self._service)
+        source = f" from {reply_to}" if reply_to else ""
+        text = f"A broken message{source} was not run: {one_line(str(error))}"
+        self._seldom.log(logging.WARNING, ("broken", reply_to), text)
+        if reply_to is not None:
+            answer = BadMessage(f"The message is broken: {error}") if isinstance(error, BadMessage) else error
+            self._publisher.publish(reply_to, encode_error(answer, request_id))
+
+    def _hold(self, call: ActionCall | ListenCall, early: list[ActionCall | ListenCall]) -> None:
+        """Keep a call until `open`."""
+        if len(early) < EARLY_LIMIT:
+            early.append(call)
+        else:
+            call.refuse(Busy("The service is starting, and enough requests wait for it already; try again later"))
+
+    @property
+    def held(self) -> bool:
+        """Whether calls are kept until `open`."""
+        return self._early is not None
+
+    def open(self) -> list[ActionCall | ListenCall]:
+        """Let calls through from now on; return those that came before. On the reader."""
+        early, self._early = self._early or [], None
+        return early
+
+    def _introduce(self, request: PubSubRequest, response: PubSubResponse) -> None:
+        try:
+            response.success(self._reserved[request.action](request))
+        except DaebusError as error:
+            response.error(error)
+
+    def _not_declared(self, request: PubSubRequest, response: PubSubResponse) -> None:
+        self.counts.unknown += 1
+        text = f"The service {self._service!r} has no action {shown(request.action)}{self._hint(request.action)}"
+        self._seldom.log(logging.WARNING, ("unknown", request.action[:200]), text)
+        response.error(UnknownAction(text))
+
+    def _hint(self, action: str) -> str:
+        from difflib import get_close_matches
+
+        near = get_close_matches(action[:200], self._actions, n=1) if not action.startswith(RESERVED) else []
+        return f"; did you mean {near[0]!r}?" if near else ""
+
+    def run_action(self, call: ActionCall) -> bool:
+        """Run the handler of a request, unless its caller has given up already."""
+        request = call.request
+        if request.deadline is not None and request.clock == self._clock and monotonic() > request.deadline:
+            self.counts.expired += 1
+            call.response.error(Expired("The caller's deadline passed before the work began; it was not done"))
+            return True
+        return self.handle(call)
+
+    def refuse(self, call: ActionCall, error: DaebusError) -> None:
+        """Answer a request that will not be run, or not be finished."""
+        if call.response.answered:
+            return
+        self.counts.refused += 1
+        self._seldom.log(logging.WARNING, ("refused", error.code), f"{call} was refused: {error}")
+        call.response.error(error)
+
+    def drop(self, channel: str, error: DaebusError) -> None:
+        """Count and log a listened message that will not be handled."""
+        self.counts.dropped += 1
+        text = f"Messages on channel {shown(channel)} are being dropped: {error}"
+        self._seldom.log(logging.WARNING, ("dropped", channel), text)
+
+    def handle(self, call: ActionCall | ListenCall) -> bool:
+        """Run a handler on this thread. False if its coroutine goes on alone; `resume` is called when it ends."""
+        token = current.set(call)
+        try:
+            result = call.work.function(*call.arguments)
+            if type(result) in _DEFERRED:
+                return self._follow(call, result)
+            self._conclude(call, result)
+        except BaseException as error:  # noqa: BLE001 - the last stop: SystemExit in a handler must not end a worker
+            self._failed(call, error)
+        finally:
+            current.reset(token)
+        return True
+
+    def _follow(self, call: ActionCall | ListenCall, result: Any) -> bool:
+        if type(result) is not GeneratorType:
+            self.awaiting.add(call)
+            self.start_coroutine(self._await(call, result))
+            return False
+        while True:
+            try:
+                part = next(result)
+            except StopIteration as end:
+                self._conclude(call, end.value)
+                return True
+            _progress(call, part)
+
+    async def _await(self, call: ActionCall | ListenCall, result: Any) -> None:
+        current.set(call)  # in the context of this task alone
+        try:
+            if type(result) is AsyncGeneratorType:
+                async for part in result:
+                    _progress(call, part)
+                self._conclude(call, None)
+            else:
+                self._conclude(call, await result)
+        except BaseException as error:  # noqa: BLE001 - as in `handle`; cancellation (at the end of a drain) included
+            self._failed(call, error)
+        finally:
+            self.awaiting.discard(call)
+            self._publisher.flush()
+            self.resume(call.work)
+
+    def _conclude(self, call: ActionCall | ListenCall, result: Any) -> None:
+        response = call.response
+        if response is None:
+            return
+        if not response.answered:
+            response.success(result)
+        elif result is not None and type(result) is not int:
+            self._seldom.log(logging.WARNING, ("twice", call.work.name), f"{call} returned a value after its answer")
+
+    def _failed(self, call: ActionCall | ListenCall, error: BaseException) -> None:
+        response = call.response
+        if isinstance(error, DaebusError) and error.for_caller and response is not None and not response.answered:
+            response.error(error)
+            return
+        self.counts.failed += 1
+        error_id = os.urandom(6).hex()
+        self._log_failure(call, error, error_id)
+        if response is None or response.answered:
+            return
+        response.error(self._fixed_sentence(error, error_id))
+
+    def _fixed_sentence(self, error: BaseException, error_id: str) -> DaebusError:
+        where = f"the log of {self._service!r} has the reason under error id {error_id}"
+        answer: DaebusError
+        if isinstance(error, Unserialisable):
+            answer = Unserialisable(f"The answer cannot be written as JSON; {where}")
+        elif isinstance(error, TooLarge):
+            answer = TooLarge(f"The answer is too large to be sent; {where}")
+        else:
+            answer = InternalError(f"The service failed to do this; {where}")
+        answer.error_id = error_id
+        return answer
+
+    def _log_failure(self, call: ActionCall | ListenCall, error: BaseException, error_id: str) -> None:
+        text = f"{call} failed (error id {error_id})"
+        if self._tracebacks.take():
+            logger.error("%s", text, exc_info=error)
+        else:
+            key = ("failed", call.work.name)
+            self._seldom.log(logging.ERROR, key, f"{text}: {type(error).__name__}; too many at once to show each")
+
+
+def _progress(call: ActionCall | ListenCall, part: Any) -> None:
+    if call.response is not None:
+        call.response.progress(part)
+
+
+def _no_event_loop(coroutine: Coroutine[Any, Any, None]) -> None:
+    coroutine.close()
+    raise RuntimeError("no event loop was given for async handlers")

@@ -1,0 +1,511 @@
+"""Who runs a handler, and on which thread.
+
+One thread, the *reader*, owns the sockets. It reads what has arrived and runs the handlers in place, one after the
+other; the answers of one reading leave in one write. While there is work, the main thread looks in every 2 ms
+(`watch`). If it finds the reader still in the same handler, it *displaces* it: another thread becomes the reader
+and takes over the sockets and what was read; the stalled thread goes on with its handler as a worker; and the
+handler is remembered as slow, so that it goes to a worker straight away from then on (`work.Work`).
+
+At most `max_workers` handlers run beside the reader. While that many do, the reader only queues; behind a full
+queue it refuses (`Busy`). It never stops reading, because Redis cuts off a subscriber that falls behind.
+
+The engine knows neither messages nor handlers. Doors give it *items*: what it knows of the handler (if it is known
+before the message is read), where to plan, and with what. The plan makes a *call* of an item, or deals with it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+from _queue import Empty, SimpleQueue
+from collections import deque
+from threading import Lock, Thread, get_ident
+from time import monotonic
+
+from .errors import Busy
+from .log import logger
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any, Protocol
+
+    from .errors import DaebusError
+    from .work import Work
+
+    class Call(Protocol):
+        """Work for a thread."""
+
+        work: Work
+
+        def run(self) -> bool:
+            """Do it; False if a coroutine goes on with it."""
+
+        def refuse(self, error: DaebusError) -> None:
+            """Say no."""
+
+    Plan = Callable[[Any, str, bytes], Call | None]
+    Item = tuple[Work | None, Plan, str, bytes]
+
+TICK = 0.002
+"""Seconds between two looks of the watcher, so how long a handler may hold up the others: 20 times what the reader
+needs for a quick request, and a fiftieth of what a person notices."""
+
+QUIET_TICKS = 4
+"""Looks without work after which the watcher sleeps until the reader has some."""
+
+PATIENCE_BESIDE_BURNERS = 4
+"""Looks before the reader is displaced while other handlers burn CPU: it may just be waiting for the interpreter."""
+
+SHORT_SWITCH = 0.0005
+"""`sys.setswitchinterval` while a handler burns CPU; Python's own 5 ms would be the latency of everybody else."""
+
+BATCH = 16
+"""Handlers that the reader runs between two looks at the time since it last read."""
+
+IDLE_LIMIT = 10.0
+"""Seconds after which a worker thread without work ends."""
+
+QUEUE_LIMIT = 1000
+"""Calls that may wait for a worker, and messages that may wait behind one listener."""
+
+QUEUE_BYTES = 16 * 1024 * 1024
+"""Bytes of messages read and not yet begun, above which further ones are refused."""
+
+
+class _Reading:
+    """The right to read. The thread that is given one is the reader until another one is made."""
+
+    __slots__ = ("call", "ident")
+
+    def __init__(self) -> None:
+        self.ident = 0  # the thread
+        self.call: Call | None = None  # what it runs, or ran last
+
+
+class _Place:
+    """A thread's place among the `max_workers`: what it runs, and its CPU seconds when the watcher looked last."""
+
+    __slots__ = ("call", "cpu_seconds")
+
+    def __init__(self, call: Call | None) -> None:
+        self.call = call
+        self.cpu_seconds = float("inf")  # the first look only notes them
+
+
+class _Spare:
+    """A function to run on a worker thread without taking one of the `max_workers` places."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function = function
+
+
+class Engine:
+    """Runs calls. `flush` sends the answers that are due; `wake_watcher` makes the main thread call `watch`."""
+
+    def __init__(self, max_workers: int, flush: Callable[[], None], wake_watcher: Callable[[], None]) -> None:
+        self._max_workers = max_workers
+        self._flush = flush
+        self._wake_watcher = wake_watcher
+        self._lock = Lock()  # held for a few operations at a time, never while a handler runs
+        self._ready: deque[Item] = deque()  # read, not begun
+        self._ready_bytes = 0
+        self._overflow: list[Item] = []  # to be refused
+        self._backlog: deque[Call] = deque()  # waiting for a worker; only while `max_workers` handlers run
+        self._working = 0
+        self._workers: dict[int, _Place] = {}  # by thread
+        self._jobs: SimpleQueue[Call | _Spare | _Reading | None] = SimpleQueue()
+        self._idle = 0
+        self._threads = 0
+        self._reader: _Reading | None = None
+        self._held = 0  # messages that wait behind a listener
+        self._inside = False  # whether the reader runs a handler; while it waits for sockets it cannot be displaced
+        self._serial = 0
+        self._epoll = select.epoll()
+        self._on_event: dict[int, Callable[[int], Iterable[Item]]] = {}
+        self._errands: deque[Callable[[], None]] = deque()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._checks: list[Callable[[float], None]] = []
+        self._check_period = 2.0
+        self._next_check = 0.0
+        self._read_at = 0.0
+        # the watcher's own
+        self._asleep = False
+        self._seen = -1
+        self._stuck = 0
+        self._quiet = 0
+        self._burning = False
+        self._usual_switch = sys.getswitchinterval()
+        self.watch_socket(self._bell, select.EPOLLIN, self._rung)
+
+    # --- for the doors ---
+
+    def watch_socket(self, descriptor: int, events: int, on_event: Callable[[int], Iterable[Item]]) -> None:
+        """Have the reader call `on_event(events)` when a descriptor is ready; it returns items to run."""
+        self._on_event[descriptor] = on_event
+        self._epoll.register(descriptor, events)
+
+    def change_socket(self, descriptor: int, events: int) -> None:
+        """Change the events to wait for. Any thread."""
+        self._epoll.modify(descriptor, events)
+
+    def forget_socket(self, descriptor: int) -> None:
+        """Stop watching a descriptor, before it is closed."""
+        del self._on_event[descriptor]
+        self._epoll.unregister(descriptor)
+
+    def every(self, seconds: float, check: Callable[[float], None]) -> None:
+        """Have the reader call `check(now)` every so many seconds."""
+        self._check_period = min(self._check_period, seconds)
+        self._checks.append(check)
+
+    def soon(self, errand: Callable[[], None]) -> None:
+        """Have the reader run a function between two readings. Any thread."""
+        self._errands.append(errand)
+        self.ring()
+
+    def ring(self) -> None:
+        """Wake the reader if it waits. Any thread."""
+        os.eventfd_write(self._bell, 1)
+
+    def spare(self, function: Callable[[], None]) -> None:
+        """Run a function on a worker thread, beside the `max_workers` handlers."""
+        with self._lock:
+            if not self._hand(_Spare(function)):
+                raise RuntimeError("the system refuses a further thread")
+
+    def resume(self, work: Work) -> None:
+        """Say that an ordered handler has ended away from the reader, so that its next message may run. Any thread."""
+        if work.ordered:
+            with self._lock:
+                self._end_turn(work)
+            self.ring()
+
+    # --- life ---
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._next_check = monotonic() + self._check_period
+        with self._lock:
+            self._reader = _Reading()
+            if not self._hand(self._reader):
+                raise RuntimeError("the system refuses a further thread")
+
+    def stop(self) -> None:
+        """Stop reading and let idle threads end. Handlers that still run keep their (daemon) threads."""
+        with self._lock:
+            self._reader = None
+            for _ in range(self._threads):
+                self._jobs.put(None)
+        self.ring()
+        sys.setswitchinterval(self._usual_switch)
+
+    @property
+    def unfinished(self) -> int:
+        """How many messages are read and not finished; those of coroutines are not counted here."""
+        with self._lock:
+            waiting = len(self._ready) + len(self._backlog)
+            return waiting + self._held + self._working + self._inside
+
+    def refuse_waiting(self, error: DaebusError) -> None:
+        """Refuse what waits, and answer for what still runs. Called at the end of a drain, on the main thread."""
+        with self._lock:
+            calls, self._backlog = list(self._backlog), deque()
+            calls += [place.call for place in self._workers.values() if place.call is not None]
+            items, self._ready = list(self._ready), deque()
+            self._ready_bytes = 0
+        for call in calls:
+            call.refuse(error)
+        for item in items:
+            self._refuse_item(item, error)
+
+    # --- the reader ---
+
+    def _read(self, me: _Reading) -> None:
+        """Read and run until another thread is the reader."""
+        me.ident = get_ident()
+        while self._run_ready(me):
+            self._flush()
+            self._wait(max(0.0, self._next_check - monotonic()))
+
+    def _run_ready(self, me: _Reading) -> bool:
+        """Run what is ready; False if this thread was displaced meanwhile."""
+        turn: Work | None = None  # the ordered handler that has just run
+        while True:
+            for _ in range(BATCH):
+                item = self._next(me, turn)
+                if item is None:
+                    return self._reader is me
+                turn = self._step(me, item)
+            if monotonic() - self._read_at > TICK and not self._pause(me):
+                return False
+
+    def _next(self, me: _Reading, turn: Work | None) -> Item | None:
+        """Take the next item, ending the turn of the last; None if there is none, or this thread is displaced."""
+        with self._lock:
+            if turn is not None:
+                self._end_turn(turn)
+            if self._reader is not me:
+                return None  # whoever reads now is rung by `_do`
+            while self._ready:
+                item = self._ready.popleft()
+                self._ready_bytes -= len(item[3])
+                if item[0] is None or self._begin_turn(item[0], item):
+                    self._serial += 1
+                    self._inside = True
+                    if self._asleep:
+                        self._asleep = False
+                        self._wake_watcher()
+                    return item
+            self._inside = False
+            return None
+
+    def _pause(self, me: _Reading) -> bool:
+        """Amid a long run of handlers: send the answers and read on. False if this thread was displaced."""
+        with self._lock:
+            if self._reader is not me:
+                return False
+            self._inside = False
+        self._flush()
+        self._wait(0.0)
+        return True
+
+    def _step(self, me: _Reading, item: Item) -> Work | None:
+        """Plan an item and run it here or elsewhere; return the ordered handler whose turn ends with it."""
+        work, plan, channel, data = item
+        call = plan(work, channel, data)
+        if call is None:
+            return work
+        me.call = call
+        if (call.work.slow or self._working >= self._max_workers) and self._elsewhere(me, call):
+            return None
+        finished = call.run()
+        return work if finished else None
+
+    def _elsewhere(self, me: _Reading, call: Call) -> bool:
+        """Hand a call to a worker, queue it, or refuse it. False if this thread was displaced, and is a worker now."""
+        with self._lock:
+            if self._reader is not me:
+                return False
+            if self._working < self._max_workers and self._hand(call):
+                self._working += 1
+                return True
+            if self._working and len(self._backlog) < QUEUE_LIMIT:
+                self._backlog.append(call)
+                return True
+        call.refuse(_busy())
+        if call.work.ordered:
+            with self._lock:
+                self._end_turn(call.work)
+        return True
+
+    def _wait(self, timeout: float) -> None:
+        """Wait for sockets; read them. Only the reader is here, and it cannot be displaced here."""
+        for descriptor, events in self._epoll.poll(timeout):
+            on_event = self._on_event.get(descriptor)
+            if on_event is not None:
+                self.put(on_event(events))
+        now = self._read_at = monotonic()
+        if now >= self._next_check:
+            self._next_check = now + self._check_period
+            for check in self._checks:
+                check(now)
+        if self._overflow:
+            self._refuse_overflow()
+
+    def put(self, items: Iterable[Item]) -> None:
+        """Take items to run. On the reader, or before `start`."""
+        for item in items:
+            size = len(item[3])
+            if self._ready_bytes + size > QUEUE_BYTES and self._ready:
+                self._overflow.append(item)
+            else:
+                self._ready_bytes += size
+                self._ready.append(item)
+
+    def _rung(self, _events: int) -> Iterable[Item]:
+        try:
+            os.eventfd_read(self._bell)
+        except BlockingIOError:
+            pass
+        while self._errands:
+            self._errands.popleft()()
+        return ()
+
+    def _refuse_overflow(self) -> None:
+        items, self._overflow = self._overflow, []
+        for item in items:
+            self._refuse_item(item, _busy())
+
+    def _refuse_item(self, item: Item, error: DaebusError) -> None:
+        work, plan, channel, data = item
+        call = plan(work, channel, data)
+        if call is not None:
+            call.refuse(error)
+
+    # --- order of listened messages (under the lock) ---
+
+    def _begin_turn(self, work: Work, item: Item) -> bool:
+        if not work.ordered:
+            return True
+        if not work.busy:
+            work.busy = True
+            return True
+        if len(work.waiting) < QUEUE_LIMIT and self._ready_bytes + len(item[3]) <= QUEUE_BYTES:
+            self._ready_bytes += len(item[3])
+            work.waiting.append(item)
+            self._held += 1
+        else:
+            self._overflow.append(item)
+        return False
+
+    def _end_turn(self, work: Work) -> None:
+        work.busy = False
+        if work.waiting:
+            self._held -= 1
+            self._ready.appendleft(work.waiting.popleft())
+
+    # --- worker threads ---
+
+    def _hand(self, job: Call | _Spare | _Reading) -> bool:
+        """Give a job to an idle thread or a new one (under the lock); False if the system refuses a thread."""
+        if self._idle:
+            self._idle -= 1
+            self._jobs.put(job)
+            return True
+        try:
+            Thread(target=self._thread_main, args=(job,), name=f"daebus-{self._threads + 1}", daemon=True).start()
+        except RuntimeError:
+            return False
+        self._threads += 1
+        return True
+
+    def _thread_main(self, job: Call | _Spare | _Reading | None) -> None:
+        try:
+            while job is not None:
+                job = self._do(job)
+        except Exception:  # noqa: BLE001 - the last stop of the thread
+            logger.critical("A worker thread failed; this is a defect of Daebus", exc_info=True)
+            os._exit(70)  # EX_SOFTWARE: better restarted by systemd than half alive
+
+    def _do(self, job: Call | _Spare | _Reading) -> Call | _Spare | _Reading | None:
+        """Do a job; return the next one, or None when the thread may end."""
+        if isinstance(job, _Spare):
+            job.function()
+        elif isinstance(job, _Reading):
+            self._read(job)
+            self._flush()
+            self.ring()
+            return self._next_job() if self._displaced() else None
+        else:
+            self._work(job)
+            return self._next_job()
+        return self._rest()
+
+    def _displaced(self) -> bool:
+        """Whether this thread lost the sockets to another (else the engine was stopped)."""
+        with self._lock:
+            return get_ident() in self._workers
+
+    def _work(self, call: Call) -> None:
+        with self._lock:
+            self._workers[get_ident()] = _Place(call)
+        began = monotonic()
+        finished = call.run()
+        call.work.took(monotonic() - began)
+        self._flush()
+        if finished:
+            self.resume(call.work)
+
+    def _next_job(self) -> Call | _Spare | _Reading | None:
+        """After a handler: go on with what waits for a worker, or give the place back and rest."""
+        with self._lock:
+            if self._backlog:
+                return self._backlog.popleft()
+            self._workers.pop(get_ident(), None)
+            self._working -= 1
+        return self._rest()
+
+    def _rest(self) -> Call | _Spare | _Reading | None:
+        with self._lock:
+            self._idle += 1
+        try:
+            return self._jobs.get(timeout=IDLE_LIMIT)
+        except Empty:
+            return self._end_of_rest()
+
+    def _end_of_rest(self) -> Call | _Spare | _Reading | None:
+        with self._lock:
+            try:
+                return self._jobs.get_nowait()  # handed over at the last moment
+            except Empty:
+                self._idle -= 1
+                self._threads -= 1
+                return None
+
+    # --- the watcher (main thread) ---
+
+    def watch(self) -> float | None:
+        """Look in on the reader. Returns the seconds until the next look, None to sleep until `wake_watcher`."""
+        self._look_for_burners()
+        if not self._inside:
+            return self._watch_quietly()
+        self._quiet = 0
+        if self._serial != self._seen:
+            self._seen, self._stuck = self._serial, 0
+            return TICK
+        self._stuck += 1
+        if self._stuck >= (PATIENCE_BESIDE_BURNERS if self._burning else 1):
+            self._displace(self._seen)
+        return TICK
+
+    def _watch_quietly(self) -> float | None:
+        self._quiet += 1
+        if self._quiet < QUIET_TICKS or self._burning:
+            return TICK
+        self._asleep = True
+        if not self._inside:
+            return None
+        self._asleep = False
+        return TICK
+
+    def _displace(self, serial: int) -> None:
+        """Make another thread the reader, if this one is still in the same handler."""
+        with self._lock:
+            stalled = self._reader
+            if self._serial != serial or not self._inside or stalled is None:
+                return
+            successor = _Reading()
+            if not self._hand(successor):
+                return
+            self._reader = successor
+            self._inside = False
+            self._working += 1
+            self._workers[stalled.ident] = _Place(stalled.call)
+            if stalled.call is not None:
+                stalled.call.work.stalled()
+        self._flush()
+
+    def _look_for_burners(self) -> None:
+        burning = False
+        with self._lock:
+            for ident, place in self._workers.items():
+                used = _cpu_seconds(ident)
+                burning = burning or used - place.cpu_seconds > TICK / 2
+                place.cpu_seconds = used
+        if burning != self._burning:
+            self._burning = burning
+            sys.setswitchinterval(SHORT_SWITCH if burning else self._usual_switch)
+
+
+def _cpu_seconds(ident: int) -> float:
+    """Return the CPU seconds that a living thread has used."""
+    return time.clock_gettime(time.pthread_getcpuclockid(ident))
+
+
+def _busy() -> Busy:
+    return Busy(f"The service is busy: {QUEUE_LIMIT:,} requests or more are waiting already; try again later")

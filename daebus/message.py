@@ -1,0 +1,244 @@
+"""The wire format: what a request, an answer and an error look like on Redis. Pure.
+
+    PUBLISH <service>      {"action":A,"payload":P,...,"reply_to":"caller:<id>","request_id":ID,"service":"<service>"}
+    PUBLISH caller:<id>    {"status":"success","payload":R,"request_id":ID,"final":true}
+    PUBLISH caller:<id>    {"status":"error","payload":{"error":"text"},"request_id":ID,"final":true,"code":C}
+    progress               {"status":"success","payload":{..},"request_id":ID,"final":false}
+
+The format is that of the package `daebus` 0.0.31 on PyPI; keys of our own (`v`, `deadline`, `clock`, `timeout`,
+`code`, `error_id`) are ignored there. They count here only in a message that says `"v":1`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .errors import BadMessage, DaebusError, TooLarge
+from .jsontext import dumps, loads, quote
+from .names import default_reply_channel, is_reply_channel, shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+MAX_MESSAGE = 8 * 1024 * 1024
+"""Largest message in bytes, in and out. Redis itself cuts a subscriber off at 32 MB of unread output."""
+
+VERSION = 1
+_ENVELOPE = frozenset(("action", "reply_to", "request_id", "service"))
+
+
+class PubSubRequest:
+    """A request that came over Redis.
+
+    `payload` is what the caller sent; `raw` the whole message; `reply_to` the caller's channel, `request_id` its
+    number for the request; `service` the service it was sent to. `deadline` is in seconds of the monotonic clock,
+    None if the caller set none; `clock` tells whose clock, `timeout` the same as a span in seconds.
+    """
+
+    __slots__ = (
+        "action",
+        "clock",
+        "deadline",
+        "payload",
+        "raw",
+        "reply_to",
+        "request_id",
+        "service",
+        "timeout",
+    )
+
+    def __init__(self, data: str | bytes | dict[str, Any], service: str | None = None) -> None:
+        """Read a message. Raises `ValueError` for bad JSON and `TypeError` for anything but text or a dict."""
+        raw: Any = data
+        if isinstance(data, str | bytes):
+            try:
+                raw = loads(data)
+            except BadMessage as error:
+                raise ValueError(f"the message is {error}") from None
+        if not isinstance(raw, dict):
+            raise TypeError(f"a request is made of JSON text or a dict, not {type(raw).__name__}")
+        self.raw = raw
+        self.service = service if service is not None else raw.get("service")
+        self.action: Any = raw.get("action")
+        self.request_id: Any = raw.get("request_id")
+        self.reply_to: Any = raw.get("reply_to") or (default_reply_channel(self.service) if self.service else None)
+        self.payload = _payload(raw)
+        self.deadline: float | None = None
+        self.clock: str | None = None
+        self.timeout: float | None = None
+        if raw.get("v") == VERSION and "payload" in raw:
+            self._read_additions(raw)
+
+    def _read_additions(self, raw: dict[str, Any]) -> None:
+        self.deadline = _number(raw, "deadline")
+        self.timeout = _number(raw, "timeout")
+        clock = raw.get("clock")
+        self.clock = clock if isinstance(clock, str) else None
+
+    def __repr__(self) -> str:
+        return f"PubSubRequest(action={self.action!r}, request_id={self.request_id!r})"
+
+
+def _number(raw: dict[str, Any], key: str) -> float | None:
+    value = raw.get(key)
+    if value is None:
+        return None
+    if type(value) in (int, float) and abs(value) < 1e15:
+        return float(value)
+    raise BadMessage(f"{key!r} must be a number of seconds")
+
+
+def _payload(raw: dict[str, Any]) -> Any:
+    if "payload" not in raw:  # fields beside the action, as `send_to_service` has them
+        envelope = _ENVELOPE if "reply_to" in raw or "request_id" in raw else ("action",)
+        return {key: value for key, value in raw.items() if key not in envelope}
+    payload = raw["payload"]
+    if type(payload) is str and "v" not in raw:  # older callers may send an object as JSON text
+        try:
+            inner = loads(payload)
+        except BadMessage:
+            return payload
+        return inner if isinstance(inner, dict) else payload
+    return payload
+
+
+def read_request(raw: Any, service: str) -> PubSubRequest:
+    """Return the request that a decoded message is; `BadMessage` says what is wrong with it."""
+    if type(raw) is not dict:
+        raise BadMessage(f"a request must be a JSON object, not {_kind(raw)}")
+    request_id = raw.get("request_id")
+    if type(request_id) not in (str, int, type(None)) or (type(request_id) is str and len(request_id) > 200):
+        raise BadMessage("'request_id' must be text of at most 200 characters or a whole number")
+    reply_to = raw.get("reply_to")
+    if reply_to is not None and not (type(reply_to) is str and is_reply_channel(reply_to, service)):
+        raise BadMessage("'reply_to' must be a reply channel ('caller:' and letters, digits, '_.:@-')")
+    action = raw.get("action")
+    if type(action) is not str:
+        said = "has no 'action'" if action is None else f"has an 'action' that is {_kind(action)}, not text"
+        raise BadMessage(f"the message {said}: a request must name the action to run")
+    return PubSubRequest(raw, service)
+
+
+def _kind(value: object) -> str:
+    kinds = {
+        dict: "an object",
+        list: "a list",
+        str: "text",
+        int: "a number",
+        float: "a number",
+        bool: "true or false",
+    }
+    return kinds.get(type(value), "null")
+
+
+_TAIL = re.compile(r'((?:"[a-z_]{1,20}"\s*:\s*(?:"[^"\\]{0,300}"|\d{1,18}|null)\s*,?\s*){1,5})\}\s*\Z')
+_MEMBER = re.compile(r'"([a-z_]{1,20})"\s*:\s*(?:"([^"\\]*)"|(\d+))')
+
+
+def address(raw: Any, service: str) -> tuple[str | None, str | int | None]:
+    """Return the reply channel and the request id of a message as far as they can be trusted.
+
+    `raw` is the decoded message, or the bytes of one that cannot be decoded (broken, too deep, too large): then
+    they are looked for in its last members, where callers write them, so the payload cannot pose as them.
+    """
+    if isinstance(raw, bytes):
+        tail = _TAIL.search(raw[-1500:].decode("utf-8", "replace"))
+        raw = {key: text or int(number or 0) for key, text, number in _MEMBER.findall(tail[1])} if tail else None
+    if type(raw) is not dict:
+        return None, None
+    reply_to, request_id = raw.get("reply_to"), raw.get("request_id")
+    channel = reply_to if type(reply_to) is str and is_reply_channel(reply_to, service) else None
+    known = type(request_id) is int or (type(request_id) is str and len(request_id) <= 200)
+    return channel, request_id if known else None
+
+
+def _identity(request_id: str | int | None) -> str:
+    if type(request_id) is str:
+        return quote(request_id)
+    return "null" if request_id is None else str(request_id)
+
+
+def encode_reply(payload: Any, request_id: str | int | None, *, final: bool = True) -> bytes:
+    """Return the bytes of an answer (or, not final, of progress). Raises `Unserialisable` or `TooLarge`."""
+    ending = "true" if final else "false"
+    text = f'{{"status":"success","payload":{dumps(payload)},"request_id":{_identity(request_id)},"final":{ending}}}'
+    return checked(text)
+
+
+def encode_error(error: DaebusError, request_id: str | int | None, *, final: bool = True) -> bytes:
+    """Return the bytes of an error answer."""
+    ending = "true" if final else "false"
+    known = f',"error_id":{quote(error.error_id)}' if error.error_id else ""
+    return (
+        f'{{"status":"error","payload":{{"error":{quote(str(error)[:10_000])}}},"request_id":{_identity(request_id)},'
+        f'"final":{ending},"code":{quote(error.code)}{known}}}'
+    ).encode()
+
+
+def checked(text: str) -> bytes:
+    """Return ASCII text as bytes; `TooLarge` if that is over the limit."""
+    if len(text) > MAX_MESSAGE:
+        raise TooLarge(f"the message has {len(text):,} bytes; the limit is {MAX_MESSAGE:,}")
+    return text.encode()
+
+
+def encode_request(
+    service: str,
+    action: str,
+    payload: Any,
+    reply_to: str,
+    request_id: str,
+    deadline: float,
+    timeout: float,
+    clock: str,
+) -> bytes:
+    """Return the bytes of a request; the deadline is in seconds of the monotonic clock of the machine `clock`."""
+    return checked(
+        f'{{"action":{quote(action)},"payload":{dumps(payload)},"v":{VERSION},"deadline":{deadline:.4f},'
+        f'"timeout":{timeout:g},"clock":"{clock}","reply_to":"{reply_to}","request_id":"{request_id}",'
+        f'"service":"{service}"}}'
+    )
+
+
+def encode_direct(payload: Any, action: str | None) -> bytes:
+    """Return the bytes of a message to a service that wants no answer: the fields of the payload, and the action.
+
+    A payload that is no object, or has fields that mean something in a request, is sent whole in `payload`.
+    """
+    if isinstance(payload, dict) and (action is None or not _ambiguous(payload)):
+        return checked(dumps(payload if action is None else {**payload, "action": action}))
+    return checked(dumps({"action": action, "payload": payload, "v": VERSION}))
+
+
+def _ambiguous(payload: dict[Any, Any]) -> bool:
+    return any(key in payload for key in ("action", "payload", "reply_to", "request_id"))
+
+
+class Reply:
+    """A decoded answer: `final` or progress; `error` is set when the service answered with one."""
+
+    __slots__ = ("code", "error_id", "failed", "final", "payload", "request_id", "text")
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        self.request_id: Any = raw.get("request_id")
+        status = raw.get("status")
+        self.final = bool(raw.get("final", True))
+        self.payload = raw.get("payload")
+        self.failed = status == "error"
+        self.code = raw.get("code")
+        self.error_id = raw.get("error_id")
+        self.text = _error_text(self.payload) if self.failed else ""
+
+
+def _error_text(payload: Any) -> str:
+    text = payload.get("error") if isinstance(payload, dict) else payload
+    return text if isinstance(text, str) else shown(text, 500)
+
+
+def read_reply(data: bytes) -> Reply:
+    """Return the answer that a message is; `BadMessage` if it is none."""
+    raw = loads(data)
+    if type(raw) is not dict or type(raw.get("request_id")) is not str:
+        raise BadMessage("an answer must be a JSON object with a 'request_id'")
+    return Reply(raw)

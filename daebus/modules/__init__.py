@@ -1,0 +1,1 @@
+"""The module paths of the older package `daebus`, for programs that import from them."""

@@ -1,0 +1,5 @@
+"""`daebus.modules.blueprint` of the older package."""
+
+from ..registry import Blueprint
+
+__all__ = ["Blueprint"]

@@ -1,0 +1,5 @@
+"""`daebus.modules.caller` of the older package."""
+
+from ..client import DaebusCaller
+
+__all__ = ["DaebusCaller"]

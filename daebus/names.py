@@ -1,0 +1,65 @@
+"""Rules for names: of services, actions, channels and reply channels. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from .errors import ConfigurationError, DeclarationError
+
+SERVICE_RULE = (
+    "a service name has 1 to 64 characters, letters, digits, '.', '_' or '-', begins with a letter or a digit, "
+    "and does not end in '.responses' or '.workflows'"
+)
+RESERVED = "$daebus."  # actions that every service answers by itself
+
+_service = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
+_reply = re.compile(r"caller:[A-Za-z0-9_.:@-]{1,200}", re.ASCII)
+
+
+def check_service(name: object) -> str:
+    """Return the service name; `ConfigurationError` states the rule if it breaks it."""
+    if isinstance(name, str) and _service.fullmatch(name) and not name.endswith((".responses", ".workflows")):
+        return name
+    raise ConfigurationError(f"{name!r} cannot be a service name: {SERVICE_RULE}")
+
+
+def check_action(name: object) -> str:
+    """Return the action name; `DeclarationError` says what is wrong with it."""
+    if callable(name):
+        raise DeclarationError('the decorator needs a name: write @app.action("name")')
+    if not isinstance(name, str) or not 0 < len(name) <= 200:
+        raise DeclarationError(f"{name!r} cannot be an action name: it must be text of 1 to 200 characters")
+    if name.startswith(RESERVED):
+        raise DeclarationError(f"{name!r} cannot be an action name: {RESERVED!r} is reserved for Daebus itself")
+    return name
+
+
+def check_channel(name: object) -> str:
+    """Return the channel name (or glob); `DeclarationError` says what is wrong with it."""
+    if isinstance(name, str) and 0 < len(name) <= 500 and name.isprintable():
+        return name
+    raise DeclarationError(f"{name!r} cannot be a channel: it must be printable text of 1 to 500 characters")
+
+
+def is_glob(channel: str) -> bool:
+    """Say whether Redis takes this name for a pattern (`*`, `?`, `[`)."""
+    return any(sign in channel for sign in "*?[")
+
+
+def is_reply_channel(name: str, service: str) -> bool:
+    """Say whether an answer may be published there: a caller's own channel, or the service's default one.
+
+    Everything else may be somebody's service channel or topic; a request must not be able to make us publish there.
+    """
+    return _reply.fullmatch(name) is not None or name == default_reply_channel(service)
+
+
+def default_reply_channel(service: str) -> str:
+    """Return where answers go when a message names no reply channel."""
+    return f"{service}.responses"
+
+
+def shown(text: object, limit: int = 80) -> str:
+    """Return text from outside as it may stand in a log line or an answer: one line, quoted, cut."""
+    quoted = ascii(text)
+    return quoted if len(quoted) <= limit else f"{quoted[:limit]}..."

@@ -1,0 +1,29 @@
+"""Redis' protocol as bytes: commands out. (Coming in, `hiredis.Reader` reads it.) Pure."""
+
+from __future__ import annotations
+
+
+def command(*words: str | bytes) -> bytes:
+    """Return one command in the form that Redis reads (RESP2)."""
+    parts = [b"*%d\r\n" % len(words)]
+    for word in words:
+        data = word if isinstance(word, bytes) else word.encode()
+        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(parts)
+
+
+def publish(channel: bytes, data: bytes) -> bytes:
+    """Return a PUBLISH command; the hot path's own form of `command`."""
+    return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(channel), channel, len(data), data)
+
+
+MULTI, EXEC, PING = command("MULTI"), command("EXEC"), command("PING")
+
+
+def deliver(channel: bytes, data: bytes) -> bytes:
+    """Return a transaction that counts a channel's subscribers and publishes, at one instant.
+
+    PUBLISH alone counts pattern subscribers (a monitor) too, so it cannot tell whether a service was there.
+    """
+    count = b"*3\r\n$6\r\nPUBSUB\r\n$6\r\nNUMSUB\r\n$%d\r\n%b\r\n" % (len(channel), channel)
+    return MULTI + count + publish(channel, data) + EXEC

@@ -1,0 +1,75 @@
+"""`@app.background`: starts tasks when they are due. Driven by the main thread; tasks run on worker threads."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from .log import logger, one_line
+from .schedule import next_due
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .registry import Record
+
+
+class Task:
+    """One task: when it is due next (monotonic seconds), and whether it runs."""
+
+    def __init__(self, record: Record, now: float) -> None:
+        self.name = record.name
+        self.interval = record.interval
+        self._function = record.function
+        self.due = now + record.interval
+        self.running = False
+        self.runs = self.failures = self.skipped = 0
+
+    def run(self) -> None:
+        """Run once, on a worker thread. Errors are logged; the schedule is kept."""
+        try:
+            result = self._function()
+            if hasattr(result, "__await__"):
+                from .loop import run_here
+
+                run_here(result)
+        except BaseException:  # noqa: BLE001 - the last stop: SystemExit in a task must not end a worker
+            self.failures += 1
+            logger.error("Background task %r failed", one_line(self.name), exc_info=True)
+        finally:
+            self.runs += 1
+            self.running = False
+
+
+class Scheduler:
+    """The tasks of a service. `start` puts a function on a worker thread."""
+
+    def __init__(self, records: Iterable[Record], start: Callable[[Callable[[], None]], None]) -> None:
+        self._start = start
+        now = monotonic()
+        self.tasks = [Task(record, now) for record in records]
+
+    def run_due(self, now: float) -> float | None:
+        """Start what is due; return the seconds until the next task is, None if there is none. Main thread."""
+        for task in self.tasks:
+            if task.due <= now:
+                self._begin(task)
+                task.due = next_due(task.due, task.interval, now)
+        return min((task.due for task in self.tasks), default=now) - now if self.tasks else None
+
+    def _begin(self, task: Task) -> None:
+        if task.running:
+            task.skipped += 1
+            logger.debug("Background task %r still runs; this turn is skipped", one_line(task.name))
+            return
+        task.running = True
+        try:
+            self._start(task.run)
+        except RuntimeError as error:
+            task.running = False
+            logger.error("Background task %r could not be started: %s", one_line(task.name), error)
+
+    @property
+    def running(self) -> list[str]:
+        """The names of the tasks that run now."""
+        return [task.name for task in self.tasks if task.running]

@@ -1,0 +1,378 @@
+"""The life of a service: everything started in order, systemd told, everything stopped in reverse.
+
+    connect and claim the name -> on_start -> handlers, threads, tasks -> READY -> serve -> drain -> on_stop -> exit
+
+The main thread runs this, and while the service serves it is the engine's watcher and the scheduler's clock. It
+sleeps when there is nothing to do.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+from time import monotonic
+
+from . import claim
+from .bus import HEALTH_PERIOD, Bus
+from .client import clock_id
+from .dispatch import Dispatcher
+from .engine import Engine
+from .errors import NameTaken, RedisRefused, RedisUnavailable, Stopping
+from .log import logger, one_line
+from .schedule import backoff
+from .scheduler import Scheduler
+from .systemd import Notifier
+from .threads import Threads
+from .work import Work
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+    from .dispatch import ActionCall, ListenCall
+    from .engine import Plan
+    from .link import Pair
+    from .message import PubSubRequest
+    from .registry import Record, Registry
+    from .settings import RedisSettings
+
+HANDLER_LIMIT = 8.0
+"""Seconds that handlers have to finish once the service was told to stop; then their callers are told."""
+
+THREAD_LIMIT = 3.5
+"""Seconds that threads and tasks have to end, counted from the same moment."""
+
+CONFIRM_LIMIT = 0.5
+"""Seconds that Redis has to confirm the last answers."""
+
+DRAIN_TICK = 0.005
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StartFailed(Exception):
+    """The service cannot start; the text says why."""
+
+
+class _Interrupted(BaseException):
+    """A stop signal came while on_start functions ran."""
+
+
+class Service:
+    """One run of a service."""
+
+    def __init__(
+        self, registry: Registry, name: str, settings: RedisSettings, *, max_workers: int, shared: bool
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self._registry = registry
+        self._shared = shared
+        self._failure: str | None = None
+        self._stop_asked = 0
+        self._in_start = False
+        self._wake_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._wake_end, select.POLLIN)
+        self._notifier = Notifier()
+        share = _share(settings, name) if shared else None
+        reserved = {claim.ACTION: self._answer_claim}
+        self.bus = Bus(settings, name, self._plan_request, self._plan_message, share)
+        self.dispatcher = Dispatcher(
+            name, registry.records("action"), reserved, self.bus, clock_id(), share.mine if share else None
+        )
+        self.dispatcher.start_coroutine = _start_coroutine
+        self.engine = Engine(max_workers, self.bus.flush, self.wake)
+        self.bus.engine = self.engine
+        self.dispatcher.resume = self.engine.resume
+        self.threads = Threads(registry.records("thread"), self.fail)
+        self._scheduler: Scheduler | None = None
+        self.bus.listen([Work(record) for record in registry.records("listen")])
+
+    def _plan_request(self, work: Any, ticket: str, data: bytes) -> ActionCall | None:
+        return self.dispatcher.plan_request(work, ticket, data)
+
+    def _plan_message(self, work: Any, channel: str, data: bytes) -> ListenCall | None:
+        return self.dispatcher.plan_message(work, channel, data)
+
+    def _answer_claim(self, request: PubSubRequest) -> dict[str, Any]:
+        return claim.answer(request, self.name, self._shared)
+
+    # --- from any thread ---
+
+    def wake(self) -> None:
+        """Wake the main thread."""
+        try:
+            os.write(self._write_end, b"\0")
+        except OSError:  # full: it is awake; closed: the service has ended
+            pass
+
+    def stop(self) -> None:
+        """Ask the service to stop: it drains, and `run` returns."""
+        self._stop_asked += 1
+        self.wake()
+
+    def fail(self, reason: str) -> None:
+        """Ask the service to stop with an error."""
+        if self._failure is None:
+            self._failure = reason
+        self.wake()
+
+    # --- the main thread ---
+
+    def run(self) -> str | None:
+        """Run until a stop signal, `stop` or `fail`; return the reason of a failure. Blocks."""
+        restore = self._take_signals()
+        try:
+            pair = self._connect()
+            if pair is not None:
+                self._serve(pair)
+        except StartFailed as error:
+            self._failure = str(error)
+        finally:
+            self._notifier.tell("STOPPING=1")
+            self._close()
+            restore()
+        return self._failure
+
+    def _serve(self, pair: Pair) -> None:
+        self.bus.adopt(pair)
+        self.engine.every(HEALTH_PERIOD, self.bus.check)
+        self.engine.start()
+        try:
+            self._run_hooks()
+            self.engine.soon(self._open)
+            self.threads.start_all()
+            self._scheduler = Scheduler(self._registry.records("background"), self.engine.spare)
+            self._say_ready()
+            self._watch(self._scheduler)
+        except _Interrupted:
+            pass
+        self._drain()
+
+    def _watch(self, scheduler: Scheduler) -> None:
+        """Serve: look in on the engine and start tasks, each when it is time, until somebody says stop."""
+        while not self._stop_asked and self._failure is None:
+            task_due = scheduler.run_due(monotonic())
+            next_look = self.engine.watch()
+            self._sleep(_sooner(task_due, next_look))
+
+    def _sleep(self, seconds: float | None) -> None:
+        if self._poll.poll(None if seconds is None else max(0.0, seconds) * 1000):
+            try:
+                os.read(self._wake_end, 4096)
+            except BlockingIOError:
+                pass
+
+    # --- starting ---
+
+    def _take_signals(self) -> Callable[[], None]:
+        """Have stop signals wake the main thread; return what undoes it. Elsewhere than there, signals are not ours."""
+        if threading.current_thread() is not threading.main_thread():
+            return lambda: None
+        before = {number: signal.signal(number, self._on_stop_signal) for number in STOP_SIGNALS}
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, _on_hangup)
+        wakeup = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+
+        def restore() -> None:
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        return restore
+
+    def _on_stop_signal(self, _number: int, _frame: object) -> None:
+        self._stop_asked += 1
+        if self._in_start:
+            raise _Interrupted
+
+    def _connect(self) -> Pair | None:
+        """Connect and claim the name, waiting for Redis as long as it takes; None if told to stop meanwhile."""
+        attempt = _Attempt(self)
+        threading.Thread(target=attempt.run, name="daebus-connect", daemon=True).start()
+        while not attempt.done and not self._stop_asked:
+            self._sleep(None)
+        attempt.given_up = True
+        if attempt.error is not None:
+            raise StartFailed(str(attempt.error))
+        return attempt.pair
+
+    def _run_hooks(self) -> None:
+        for record in self._registry.records("on_start"):
+            self._in_start = True
+            try:
+                if self._stop_asked:
+                    raise _Interrupted
+                _call(record)
+            except Exception as error:  # noqa: BLE001 - whatever a hook raises ends the start, with its reason
+                logger.error("on_start function at %s failed", record.place, exc_info=True)
+                self._failure = f"on_start failed: {type(error).__name__}: {one_line(str(error))}"
+                raise _Interrupted from None
+            finally:
+                self._in_start = False
+
+    def _open(self) -> None:
+        """Let through what came while the service was starting. On the reader."""
+        self.engine.put([(None, _already_planned(call), "", b"") for call in self.dispatcher.open()])
+
+    def _say_ready(self) -> None:
+        actions = len(self._registry.action_handlers)
+        channels = len(self._registry.listen_handlers)
+        where = f"pid {os.getpid()}, Redis at {self.settings}, actions: {actions}, listened channels: {channels}"
+        logger.info("Service '%s' is ready (%s)", self.name, where)
+        self._notifier.tell("READY=1", f"STATUS=Serving, Redis at {self.settings}")
+
+    # --- stopping ---
+
+    def _drain(self) -> None:
+        """Take nothing more, finish what was taken, tell the threads; bounded. A second stop signal cuts it short."""
+        if self._failure is None:
+            logger.info("Service '%s' is stopping", self.name)
+        self._notifier.tell("STOPPING=1", "STATUS=Finishing what was taken")
+        began, asked = monotonic(), self._stop_asked
+        if self.dispatcher.held:
+            self.engine.soon(self._open)
+        self.threads.tell_all()
+        unsubscribed = self.bus.unsubscribe()
+        while monotonic() - began < HANDLER_LIMIT and self._stop_asked <= max(asked, 1):
+            if unsubscribed.is_set() and not self._unfinished():
+                break
+            self.engine.watch()
+            self._sleep(DRAIN_TICK)
+        self._give_up()
+        self._wait_for_threads(began + THREAD_LIMIT)
+        self._wait_sent()
+        self._run_stop_hooks()
+
+    def _unfinished(self) -> int:
+        return self.engine.unfinished + len(self.dispatcher.awaiting)
+
+    def _give_up(self) -> None:
+        unfinished = self._unfinished()
+        if not unfinished:
+            return
+        logger.warning("%d requests or messages were not finished in time; their callers are told", unfinished)
+        error = Stopping("The service is stopping and could not finish this in time")
+        for call in list(self.dispatcher.awaiting):
+            call.refuse(error)
+        self.engine.refuse_waiting(error)
+        self.bus.flush()
+
+    def _wait_for_threads(self, deadline: float) -> None:
+        left = self.threads.stop_all(deadline)
+        while self._scheduler is not None and self._scheduler.running and monotonic() < deadline:
+            self._sleep(DRAIN_TICK)
+        left += self._scheduler.running if self._scheduler is not None else []
+        if left:
+            logger.warning("Threads or tasks that did not end in time: %s", ", ".join(map(one_line, left)))
+
+    def _wait_sent(self) -> None:
+        deadline = monotonic() + CONFIRM_LIMIT
+        while not self.bus.sent() and monotonic() < deadline:
+            self._sleep(DRAIN_TICK)
+
+    def _run_stop_hooks(self) -> None:
+        for record in self._registry.records("on_stop"):
+            try:
+                _call(record)
+            except Exception:  # noqa: BLE001 - one hook's failure must not keep the others from running
+                logger.error("on_stop function at %s failed", record.place, exc_info=True)
+
+    def _close(self) -> None:
+        self.engine.stop()
+        self.bus.close()
+        _end_event_loop()
+        signal_free = self._write_end
+        self._write_end = -1
+        os.close(signal_free)
+        os.close(self._wake_end)
+
+
+class _Attempt:
+    """Connecting for the first time, on a thread of its own, so that signals are heard meanwhile."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.pair: Pair | None = None
+        self.error: Exception | None = None
+        self.given_up = False
+        self.done = False
+
+    def run(self) -> None:
+        try:
+            self._try_until_done()
+        except (RedisRefused, NameTaken) as error:
+            self.error = error
+        except Exception as error:  # noqa: BLE001 - the last stop of the thread; the main thread reports it
+            logger.error("Connecting failed", exc_info=True)
+            self.error = error
+        self.done = True
+        self._service.wake()
+
+    def _try_until_done(self) -> None:
+        number = 0
+        while not self.given_up:
+            try:
+                self.pair = self._once()
+                return
+            except RedisRefused:
+                raise
+            except RedisUnavailable as error:
+                number += 1
+                if number == 1:
+                    logger.warning("Waiting for Redis: %s", one_line(str(error)))
+                threading.Event().wait(backoff(number, 0.05, 1.0))
+
+    def _once(self) -> Pair:
+        pair = self._service.bus.connect()
+        try:
+            claim.claim(pair, self._service.name, self._service._shared)
+        except BaseException:
+            pair.close()
+            raise
+        return pair
+
+
+def _already_planned(call: ActionCall | ListenCall) -> Plan:
+    return lambda _work, _channel, _data: call
+
+
+def _share(settings: RedisSettings, name: str) -> Any:
+    from .shared import Share
+
+    return Share(settings, name)
+
+
+def _call(record: Record) -> None:
+    result = record.function()
+    if hasattr(result, "__await__"):
+        from .loop import run_here
+
+        run_here(result)
+
+
+def _start_coroutine(coroutine: Coroutine[Any, Any, None]) -> None:
+    from .loop import shared
+
+    shared().start(coroutine)
+
+
+def _end_event_loop() -> None:
+    import sys
+
+    loop = sys.modules.get("daebus.loop")
+    if loop is not None:
+        loop.end(1.0)
+
+
+def _on_hangup(_number: int, _frame: object) -> None:
+    logger.info("SIGHUP: there is nothing to reload")
+
+
+def _sooner(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return min(one, other)

@@ -1,0 +1,124 @@
+"""Where Redis is: arguments > `DAEBUS_REDIS_URL` > the packaged instance's socket > localhost:6379."""
+
+from __future__ import annotations
+
+import os
+
+from .errors import ConfigurationError
+
+PACKAGED_SOCKET = "/run/redis-daebus/redis-server.sock"
+"""The socket of the Redis instance that Debian's package of Daebus sets up."""
+
+DEFAULT_HOST, DEFAULT_PORT = "localhost", 6379
+
+
+class RedisSettings:
+    """How to reach Redis. `path` is set for a unix socket, else `host` and `port`; `tls` is a dict of options."""
+
+    __slots__ = ("db", "host", "password", "path", "port", "tls", "username")
+
+    def __init__(
+        self,
+        host: str = DEFAULT_HOST,
+        port: int = DEFAULT_PORT,
+        *,
+        path: str | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        db: int = 0,
+        tls: dict[str, str] | None = None,
+    ) -> None:
+        self.host, self.port, self.path = host, port, path
+        self.username, self.password, self.db, self.tls = username, password, db, tls
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What tells two settings apart: one connection pair is kept for each."""
+        tls = tuple(sorted(self.tls.items())) if self.tls is not None else None
+        return (self.path, self.host, self.port, self.username, self.password, self.db, tls)
+
+    @property
+    def url(self) -> str:
+        """The settings as a URL, password included (for redis-py)."""
+        from urllib.parse import quote, urlencode
+
+        who = ""
+        if self.password is not None:
+            who = f"{quote(self.username or '', safe='')}:{quote(self.password, safe='')}@"
+        if self.path is not None:
+            return f"unix://{who}{quote(self.path)}?db={self.db}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        options = f"?{urlencode(self.tls)}" if self.tls else ""
+        return f"redis{'s' if self.tls is not None else ''}://{who}{host}:{self.port}/{self.db}{options}"
+
+    def __str__(self) -> str:
+        """The address as it may be logged: never the password."""
+        return self.path if self.path is not None else f"{self.host}:{self.port}"
+
+
+def redis_settings(host: str | None = None, port: int | None = None, url: str | None = None) -> RedisSettings:
+    """Return the settings in force. Raises `ConfigurationError` for a URL or port that makes no sense."""
+    if url is not None:
+        if host is not None or port is not None:
+            raise ConfigurationError("give redis_url, or redis_host and redis_port, not both")
+        return parse_url(url, "redis_url")
+    if host is not None or port is not None:
+        return RedisSettings(host or DEFAULT_HOST, _port(DEFAULT_PORT if port is None else port))
+    from_environment = os.environ.get("DAEBUS_REDIS_URL")
+    if from_environment:
+        return parse_url(from_environment, "DAEBUS_REDIS_URL")
+    if os.path.exists(PACKAGED_SOCKET):
+        return RedisSettings(path=PACKAGED_SOCKET)
+    return RedisSettings()
+
+
+def _port(port: object) -> int:
+    if isinstance(port, int) and not isinstance(port, bool) and 0 < port < 65536:
+        return port
+    raise ConfigurationError(f"{port!r} is not a port: give a number from 1 to 65535")
+
+
+_FORMS = "redis://[user:password@]host[:port][/db], rediss://... (TLS) or unix://[user:password@]/path[?db=N]"
+_TLS_OPTIONS = ("ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname")
+
+
+def parse_url(url: object, source: str) -> RedisSettings:
+    """Return the settings that a URL stands for; the error names where the URL came from, without its password."""
+    from urllib.parse import parse_qsl, unquote, urlsplit
+
+    if not isinstance(url, str):
+        raise ConfigurationError(f"{source} must be text of the form {_FORMS}")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"{source} is not a Redis URL ({error}); write {_FORMS}") from None
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ConfigurationError(f"{source} begins with {parts.scheme!r}; write {_FORMS}")
+    options = dict(parse_qsl(parts.query))
+    db = _db(options.pop("db", "") or (parts.path.strip("/") if parts.scheme != "unix" else ""), source)
+    unknown = set(options) - set(_TLS_OPTIONS if parts.scheme == "rediss" else ())
+    if unknown:
+        raise ConfigurationError(f"{source} has unknown options: {', '.join(sorted(unknown))}")
+    username = unquote(parts.username) if parts.username else None
+    password = unquote(parts.password) if parts.password is not None else None
+    if parts.scheme == "unix":
+        if not parts.path:
+            raise ConfigurationError(f"{source} names no socket; write unix:///path/to/redis.sock")
+        return RedisSettings(path=unquote(parts.path), username=username, password=password, db=db)
+    return RedisSettings(
+        parts.hostname or DEFAULT_HOST,
+        _port(DEFAULT_PORT if port is None else port),
+        username=username,
+        password=password,
+        db=db,
+        tls=options if parts.scheme == "rediss" else None,
+    )
+
+
+def _db(text: str, source: str) -> int:
+    if not text:
+        return 0
+    if text.isascii() and text.isdigit():
+        return int(text)
+    raise ConfigurationError(f"{source}: {text!r} is not a database number")

@@ -1,0 +1,60 @@
+"""Several processes of one service: each message of the service's channel is answered by exactly one of them.
+
+Redis delivers every message to all of them, and each asks Redis for it by `SET ... NX`: the first one has it. The
+message's key is its request id. For one without an id, it is its number since a marker that every process publishes
+when it has subscribed: all subscribers of a channel see the same messages in the same order.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from .client import command_now
+from .errors import RedisUnavailable
+from .link import new_id
+from .log import Seldom, one_line
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .settings import RedisSettings
+
+REMEMBERED = 120
+"""Seconds that Redis keeps who had a message: longer than any process may lag behind the others."""
+
+MARKER_ACTION = "$daebus.marker"
+_MARKER = b'{"action":"$daebus.marker","payload":"'
+
+
+class Share:
+    """This process' part in a shared service."""
+
+    def __init__(self, settings: RedisSettings, service: str) -> None:
+        self._settings = settings
+        self._service = service
+        self._marker = ""
+        self._count = 0
+        self._seldom = Seldom()
+
+    def marker(self) -> bytes:
+        """Return a message that, seen by all at the same place, begins a new count."""
+        return _MARKER + new_id().encode() + b'"}'
+
+    def ticket(self, data: bytes) -> str:
+        """Number a message of the service's channel, in the order of arrival. On the reader."""
+        if data.startswith(_MARKER):
+            self._marker, self._count = data[len(_MARKER) : -2].decode("ascii", "replace")[:36], 0
+        self._count += 1
+        return f"{self._marker}:{self._count}" if self._marker else ""
+
+    def mine(self, request_id: object, ticket: str) -> bool:
+        """Ask for a message; True for one process only. Waits for Redis' answer."""
+        name = f"id:{request_id}" if request_id is not None else ticket
+        if not name:
+            return False  # came before we knew its number; the others do
+        key = f"daebus:once:{self._service}:{name}"
+        try:
+            return bool(command_now(self._settings, "SET", key, "1", "NX", "EX", str(REMEMBERED)) == b"OK")
+        except RedisUnavailable as error:
+            text = f"A message was left alone, because Redis did not say whose it is: {one_line(str(error))}"
+            self._seldom.log(logging.WARNING, "unclaimed", text)
+            return False
