@@ -18,7 +18,7 @@ from .client import (
     check_text,
     check_timeout,
     clock_id,
-    default_settings,
+    settings_for,
 )
 from .context import running_daemon
 from .errors import (
@@ -331,9 +331,8 @@ class AsyncCaller:
     ) -> None:
         self.target_service = check_service(target_service)
         self.timeout = check_timeout(timeout)
-        given = redis_host is not None or redis_port is not None or redis_url is not None
-        settings = redis_settings(redis_host, redis_port, redis_url)
-        self._settings = settings if given else None
+        self._given = redis_host is not None or redis_port is not None or redis_url is not None
+        self._own_settings = redis_settings(redis_host, redis_port, redis_url)
         self._channel = target_service.encode()
         self._closed = False
         self._used: AsyncHub | None = None
@@ -420,8 +419,8 @@ class AsyncCaller:
 
     def _explained(self, error: DaebusError) -> DaebusError:
         if isinstance(error, ServiceUnavailable):
-            where = self._settings if self._settings is not None else default_settings()
-            return ServiceUnavailable(f"No service {self.target_service!r} is running (asked Redis at {where})")
+            text = f"No service {self.target_service!r} is running (asked Redis at {self._settings})"
+            return ServiceUnavailable(text)
         return error
 
     async def send_message(self, channel: str, payload: Any) -> int:
@@ -439,11 +438,15 @@ class AsyncCaller:
         exchange = TaskExchange(self, hub._loop, command=True)
         return int(await hub.command(publish(channel.encode(), data), exchange, monotonic() + self.timeout))
 
+    @property
+    def _settings(self) -> RedisSettings:
+        return settings_for(self._own_settings, given=self._given)
+
     def _hub(self) -> AsyncHub:
         if self._closed:
             raise _closed()
         loop = asyncio.get_running_loop()
-        settings = self._settings if self._settings is not None else default_settings()
+        settings = self._settings
         hubs = _hubs.setdefault(loop, {})
         hub = hubs.get(settings.key)
         if hub is None:

@@ -38,12 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Self
 
+    from .app import Daebus
     from .link import Pair
     from .settings import RedisSettings
-
-QUICK_MS = 1
-"""Milliseconds that the leader looks for answers only. What Redis says of the delivery comes earlier, but waking
-for it would double the cost of a quick call; a slow one asks for it after this."""
 
 CONFIRM_LIMIT = 1.0
 """Seconds within which Redis must confirm a message; after that its connection counts as dead."""
@@ -95,13 +92,14 @@ class Hub:
         self.clock = clock_id()
         self.users = 0
         self.pinned = False
+        self.usable = True  # until it is closed, or the process forks
         self.ledger = Ledger()
         self._lock = allocate_lock()  # for the connections, sending and tickets
         self._lead = allocate_lock()  # held by the one thread that reads
         self._pair: Pair | None = None
         self._commands: set[ThreadExchange] = set()  # those that wait for Redis' reply
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._quick = self._both = select.poll()
+        self._poll = select.poll()
         self._heard = 0.0
         self._asked = 0.0
 
@@ -216,20 +214,21 @@ class Hub:
                     self._drop(pair, error)
 
     def _look(self, pair: Pair, now: float, deadline: float, *, quickly: bool) -> None:
-        if quickly and self._quick.poll(QUICK_MS):
-            self._read_subscribed(pair)
+        # At first for answers only. What Redis says of the delivery comes earlier, but waking for it would double the
+        # cost of a quick call; a slow call asks for it then.
+        if quickly and self._take_answers(pair.subscribed.receive_soon()):
             if len(self.ledger.tickets) > DRAIN_EVERY:
                 self._read_publishing(pair)
             return
         limit = min(deadline - now, self._check_health(pair, now))
-        for descriptor, _events in self._both.poll(max(0.0, limit) * 1000 + 0.5):
+        for descriptor, _events in self._poll.poll(max(0.0, limit) * 1000 + 0.5):
             if descriptor == self._bell:
                 self._unring()
         self._read(pair)
 
     def _read(self, pair: Pair) -> None:
         self._read_publishing(pair)
-        self._read_subscribed(pair)
+        self._take_answers(pair.subscribed.receive())
 
     def _unring(self) -> None:
         try:
@@ -252,11 +251,13 @@ class Hub:
         left = HEALTH_PERIOD - quiet
         return left if oldest is None else min(left, CONFIRM_LIMIT - waited)
 
-    def _read_subscribed(self, pair: Pair) -> None:
-        """Hand out the answers that have arrived (only the leader is here)."""
-        replies = pair.subscribed.receive()
+    def _take_answers(self, replies: list[Any]) -> bool:
+        """Hand out the answers that have arrived; False if nothing has (only the leader is here)."""
+        if not replies:
+            return False
         self._heard = monotonic()
         self.ledger.take_answers(replies)
+        return True
 
     def _read_publishing(self, pair: Pair) -> None:
         """Take what Redis says of messages and commands (only the leader is here)."""
@@ -266,14 +267,10 @@ class Hub:
 
     def _connect(self, deadline: float) -> Pair:
         pair = open_pair(self.settings, "daebus:caller", [self.channel], [], deadline)
-        for poll, links in (
-            (quick := select.poll(), (pair.subscribed,)),
-            (both := select.poll(), pair.links),
-        ):
-            poll.register(self._bell, select.POLLIN)
-            for link in links:
-                poll.register(link.fileno(), select.POLLIN)
-        self._quick, self._both = quick, both
+        pair.subscribed.be_patient()
+        self._poll = select.poll()
+        for descriptor in (self._bell, *pair.links):
+            self._poll.register(descriptor, select.POLLIN)
         self._heard = monotonic()
         self._asked = 0.0
         self._pair = pair
@@ -315,6 +312,7 @@ class Hub:
 
     def close(self) -> None:
         """Close the connections; nobody uses them any more."""
+        self.usable = False
         led = self._lead.acquire(timeout=1.0)  # a leader that was just abandoned is on its way out
         with self._lock:
             pair, self._pair = self._pair, None
@@ -355,6 +353,8 @@ def _hub(settings: RedisSettings) -> Hub:
 def _forget_hubs() -> None:
     """After a fork, in the child: the connections and locks are the parent's; begin anew."""
     global _hubs, _hubs_lock
+    for hub in _hubs.values():
+        hub.usable = False
     _hubs = {}
     _hubs_lock = allocate_lock()
 
@@ -362,14 +362,8 @@ def _forget_hubs() -> None:
 os.register_at_fork(after_in_child=_forget_hubs)
 
 
-def default_settings() -> RedisSettings:
-    """Return the settings of the service that runs in this process, else the default ones."""
-    daemon = running_daemon()
-    return daemon.settings if daemon is not None and daemon.settings is not None else redis_settings()
-
-
 def _shared_hub(settings: RedisSettings | None) -> Hub:
-    hub = _hub(settings if settings is not None else default_settings())
+    hub = _hub(settings if settings is not None else redis_settings())
     hub.pinned = True
     return hub
 
@@ -410,12 +404,12 @@ class DaebusCaller:
     ) -> None:
         self.target_service = check_service(target_service)
         self.timeout = check_timeout(timeout)
-        given = redis_host is not None or redis_port is not None or redis_url is not None
-        settings = redis_settings(redis_host, redis_port, redis_url)  # checks the environment's, too
-        self._settings = settings if given else None
+        self._given = redis_host is not None or redis_port is not None or redis_url is not None
+        self._own_settings = redis_settings(redis_host, redis_port, redis_url)
         self._channel = target_service.encode()
         self._closed = False
         self._used: Hub | None = None
+        self._daemon: Daebus | None = None  # the service of this process when the hub was chosen
 
     def send_request(
         self,
@@ -510,8 +504,8 @@ class DaebusCaller:
 
     def _explained(self, error: DaebusError) -> DaebusError:
         if isinstance(error, ServiceUnavailable):
-            where = self._settings if self._settings is not None else default_settings()
-            return ServiceUnavailable(f"No service {self.target_service!r} is running (asked Redis at {where})")
+            text = f"No service {self.target_service!r} is running (asked Redis at {self._settings})"
+            return ServiceUnavailable(text)
         return error
 
     def send_message(self, channel: str, payload: Any) -> int:
@@ -531,14 +525,21 @@ class DaebusCaller:
         exchange = ThreadExchange(self, command=True)
         return int(self._hub().command(publish_command(channel.encode(), data), exchange, monotonic() + self.timeout))
 
+    @property
+    def _settings(self) -> RedisSettings:
+        return settings_for(self._own_settings, given=self._given)
+
     def _hub(self) -> Hub:
         if self._closed:
             raise _closed()
-        hub = _hub(self._settings if self._settings is not None else default_settings())
-        if hub is not self._used:
-            with _hubs_lock:
+        daemon = running_daemon()
+        if self._used is not None and self._used.usable and daemon is self._daemon:
+            return self._used
+        hub = _hub(self._settings)
+        with _hubs_lock:
+            if hub is not self._used:
                 hub.users += 1
-                self._used = hub
+            self._used, self._daemon = hub, daemon
         return hub
 
     def close(self) -> None:
@@ -547,7 +548,7 @@ class DaebusCaller:
             return
         self._closed = True
         hub, self._used = self._used, None
-        if hub is None or _hubs.get(hub.settings.key) is not hub:  # never used, or the parent's before a fork
+        if hub is None or not hub.usable:  # never used, or the parent's before a fork
             return
         hub.abandon(self)
         with _hubs_lock:
@@ -568,13 +569,21 @@ class DaebusCaller:
         """A redis-py client of the same server (made on first use)."""
         from .cache import client
 
-        return client(self._settings if self._settings is not None else default_settings())
+        return client(self._settings)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
+
+
+def settings_for(own: RedisSettings, *, given: bool) -> RedisSettings:
+    """Return a caller's settings: its own if any were given, else those of the service that runs in this process."""
+    if given:
+        return own
+    daemon = running_daemon()
+    return daemon.settings if daemon is not None and daemon.settings is not None else own
 
 
 def check_timeout(seconds: object) -> float:

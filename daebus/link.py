@@ -7,7 +7,9 @@ that subscribes and one that publishes.
 from __future__ import annotations
 
 import os
+import select
 import socket
+import struct
 from time import monotonic
 
 import hiredis
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 CONNECT_LIMIT = 2.0
 """Seconds that connecting, logging in and subscribing may take together."""
+
+PATIENCE = 0.001
+"""Seconds that `Link.receive_soon` waits. The kernel may round it up to its own tick (4 ms)."""
 
 CHUNK = 65536
 _REFUSALS = (
@@ -40,12 +45,13 @@ ReplyError: type[Exception] = hiredis.ReplyError
 class Link:
     """A connection to Redis. Not thread-safe: one thread reads, writers hold a lock of their own."""
 
-    __slots__ = ("_reader", "_tls", "sock")
+    __slots__ = ("_flags", "_reader", "_tls", "sock")
 
     def __init__(self, sock: socket.socket, tls: bool) -> None:
         self.sock = sock
         self._tls = tls
         self._reader = hiredis.Reader()
+        self._flags = 0
 
     def fileno(self) -> int:
         """The descriptor, for a selector."""
@@ -53,8 +59,28 @@ class Link:
 
     def receive(self) -> list[Any]:
         """Return what has arrived, without waiting. Raises `RedisUnavailable` when the connection has ended."""
+        return self._receive(self._flags)
+
+    def receive_soon(self) -> list[Any]:
+        """Return what has arrived, or arrives within the time that `be_patient` was given: one system call."""
+        if not self._tls:
+            return self._receive(0)
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        poll.poll(PATIENCE * 1000)
+        return self._receive(0)
+
+    def be_patient(self) -> None:
+        """Have `receive_soon` wait in the kernel, for `PATIENCE`. (TLS must decrypt, so it polls instead.)"""
+        if not self._tls:
+            self.sock.setblocking(True)
+            limit = struct.pack("@ll", 0, int(PATIENCE * 1_000_000))
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            self._flags = socket.MSG_DONTWAIT
+
+    def _receive(self, flags: int) -> list[Any]:
         try:
-            data = self.sock.recv(CHUNK)
+            data = self.sock.recv(CHUNK, flags)
             if not data:
                 raise RedisUnavailable("Redis closed the connection")
             self._reader.feed(data)
@@ -86,7 +112,7 @@ class Link:
     def send(self, data: bytes | memoryview) -> int:
         """Send without waiting; return how many bytes went. Raises `RedisUnavailable` when the connection has ended."""
         try:
-            return self.sock.send(data)
+            return self.sock.send(data, self._flags)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:

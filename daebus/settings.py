@@ -15,7 +15,7 @@ DEFAULT_HOST, DEFAULT_PORT = "localhost", 6379
 class RedisSettings:
     """How to reach Redis. `path` is set for a unix socket, else `host` and `port`; `tls` is a dict of options."""
 
-    __slots__ = ("db", "host", "password", "path", "port", "tls", "username")
+    __slots__ = ("db", "host", "key", "password", "path", "port", "tls", "username")
 
     def __init__(
         self,
@@ -30,12 +30,9 @@ class RedisSettings:
     ) -> None:
         self.host, self.port, self.path = host, port, path
         self.username, self.password, self.db, self.tls = username, password, db, tls
-
-    @property
-    def key(self) -> tuple[object, ...]:
+        options = tuple(sorted(tls.items())) if tls is not None else None
+        self.key = (path, host, port, username, password, db, options)
         """What tells two settings apart: one connection pair is kept for each."""
-        tls = tuple(sorted(self.tls.items())) if self.tls is not None else None
-        return (self.path, self.host, self.port, self.username, self.password, self.db, tls)
 
     @property
     def url(self) -> str:
