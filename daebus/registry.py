@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     F = TypeVar("F", bound=Callable[..., Any])
 
-
 _hook_number = count(1)
 
 
@@ -100,20 +99,21 @@ class Registry:
         """
         return self._declare("thread", _label("thread", name), auto_start=auto_start)
 
-    def on_start(self, function: F | None = None) -> Any:
+    def on_start(self, function: Callable[..., Any] | None = None) -> Callable[[F], F]:
         """Declare a function to run once the connections are up, before the first request, on the main thread.
 
-        If it raises, the service does not start and exits with status 1.
+        If it raises, the service does not start and exits with status 1. The call's parentheses may be left out.
         """
         return self._hook("on_start", function)
 
-    def on_stop(self, function: F | None = None) -> Any:
+    def on_stop(self, function: Callable[..., Any] | None = None) -> Callable[[F], F]:
         """Declare a function to run when the service stops, after the last answer, on the main thread."""
         return self._hook("on_stop", function)
 
-    def _hook(self, kind: str, function: F | None) -> Any:
-        declare = self._declare(kind, f"{kind} {next(_hook_number)}")
-        return declare if function is None else declare(function)
+    def _hook(self, kind: str, function: Any) -> Callable[[F], F]:
+        declare: Any = self._declare(kind, f"{kind} {next(_hook_number)}")
+        bare: Any = declare(function) if function is not None else None  # @app.on_start without parentheses
+        return declare if function is None else bare
 
     def _declare(
         self,
