@@ -19,12 +19,14 @@ from .names import default_reply_channel, is_reply_channel, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 MAX_MESSAGE = 8 * 1024 * 1024
 """Largest message in bytes, in and out. Redis itself cuts a subscriber off at 32 MB of unread output."""
 
 VERSION = 1
+_NUMBER_OR_NONE = (int, type(None))
 _ENVELOPE = frozenset(("action", "reply_to", "request_id", "service"))
 
 
@@ -67,10 +69,11 @@ class PubSubRequest:
         self.deadline: float | None = None
         self.clock: str | None = None
         self.timeout: float | None = None
-        if raw.get("v") == VERSION and "payload" in raw:
-            self._read_additions(raw)
+        self._read_additions(raw)
 
     def _read_additions(self, raw: dict[str, Any]) -> None:
+        if raw.get("v") != VERSION or "payload" not in raw:
+            return
         self.deadline = _number(raw, "deadline")
         self.timeout = _number(raw, "timeout")
         clock = raw.get("clock")
@@ -78,6 +81,9 @@ class PubSubRequest:
 
     def __repr__(self) -> str:
         return f"PubSubRequest(action={self.action!r}, request_id={self.request_id!r})"
+
+
+_blank: Callable[[type[PubSubRequest]], PubSubRequest] = object.__new__
 
 
 def _number(raw: dict[str, Any], key: str) -> float | None:
@@ -94,7 +100,7 @@ def _payload(raw: dict[str, Any]) -> Any:
         envelope = _ENVELOPE if "reply_to" in raw or "request_id" in raw else ("action",)
         return {key: value for key, value in raw.items() if key not in envelope}
     payload = raw["payload"]
-    if type(payload) is str and "v" not in raw:  # older callers may send an object as JSON text
+    if type(payload) is str and raw.get("v") != VERSION:  # older callers may send an object as JSON text
         try:
             inner = loads(payload)
         except BadMessage:
@@ -108,7 +114,7 @@ def read_request(raw: Any, service: str) -> PubSubRequest:
     if type(raw) is not dict:
         raise BadMessage(f"a request must be a JSON object, not {_kind(raw)}")
     request_id = raw.get("request_id")
-    if type(request_id) not in (str, int, type(None)) or (type(request_id) is str and len(request_id) > 200):
+    if not (len(request_id) <= 200 if type(request_id) is str else type(request_id) in _NUMBER_OR_NONE):
         raise BadMessage("'request_id' must be text of at most 200 characters or a whole number")
     reply_to = raw.get("reply_to")
     if reply_to is not None and not (type(reply_to) is str and is_reply_channel(reply_to, service)):
@@ -117,7 +123,17 @@ def read_request(raw: Any, service: str) -> PubSubRequest:
     if type(action) is not str:
         said = "has no 'action'" if action is None else f"has an 'action' that is {_kind(action)}, not text"
         raise BadMessage(f"the message {said}: a request must name the action to run")
-    return PubSubRequest(raw, service)
+    request = _blank(PubSubRequest)  # what its constructor does, without looking everything up again
+    request.raw = raw
+    request.service = service
+    request.action = action
+    request.request_id = request_id
+    request.reply_to = reply_to if reply_to is not None else default_reply_channel(service)
+    request.deadline = request.clock = request.timeout = None
+    if "v" in raw:
+        request._read_additions(raw)
+    request.payload = _payload(raw)
+    return request
 
 
 def _kind(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from .errors import ConfigurationError, DeclarationError
 
@@ -46,6 +47,7 @@ def is_glob(channel: str) -> bool:
     return any(sign in channel for sign in "*?[")
 
 
+@lru_cache(maxsize=256)
 def is_reply_channel(name: str, service: str) -> bool:
     """Say whether an answer may be published there: a caller's own channel, or the service's default one.
 

@@ -111,9 +111,11 @@ class Registry:
         return self._hook("on_stop", function)
 
     def _hook(self, kind: str, function: Any) -> Callable[[F], F]:
-        declare: Any = self._declare(kind, f"{kind} {next(_hook_number)}")
-        bare: Any = declare(function) if function is not None else None  # @app.on_start without parentheses
-        return declare if function is None else bare
+        declare: Callable[[Any], Any] = self._declare(kind, f"{kind} {next(_hook_number)}")
+        if function is None:
+            return declare
+        bare: Callable[[F], F] = declare(function)  # @app.on_start without parentheses
+        return bare
 
     def _declare(
         self,
