@@ -113,6 +113,7 @@ class Hub:
     def forget(self, request_id: str) -> None:
         """Wait for an answer no longer."""
         self.ledger.pending.pop(request_id, None)
+        self._pass_on()
 
     def command(self, data: bytes, exchange: ThreadExchange, deadline: float) -> Any:
         """Send one command and return Redis' reply."""
@@ -122,6 +123,7 @@ class Hub:
             self.wait(exchange, deadline)
         finally:
             self._commands.discard(exchange)
+            self._pass_on()
         if exchange.error is not None:
             raise exchange.error
         if not exchange.confirmed:
@@ -181,7 +183,7 @@ class Hub:
         while not exchange.ready:
             left = deadline - monotonic()
             if left <= 0:
-                return
+                break
             if not self._lead.acquire(False):
                 exchange.sleep(left)
                 continue
@@ -189,11 +191,14 @@ class Hub:
                 self._read_on(exchange, deadline)
             finally:
                 self._lead.release()
-                self._pass_on(exchange)
+        self._pass_on()
 
-    def _pass_on(self, leader: ThreadExchange) -> None:
-        for exchange in (*self.ledger.pending.values(), *self._commands):
-            if exchange is not leader:
+    def _pass_on(self) -> None:
+        """See to it that somebody leads. Called by every thread that stops waiting, for it may have been the one."""
+        if self._lead.locked():
+            return
+        for exchange in (*list(self.ledger.pending.values()), *list(self._commands)):
+            if not exchange.ready:
                 exchange.wake()
                 return
 
@@ -305,7 +310,7 @@ class Hub:
 
     def abandon(self, owner: DaebusCaller) -> None:
         """Tell all that wait for a caller which is closed. Any thread."""
-        for exchange in (*self.ledger.pending.values(), *self._commands):
+        for exchange in (*list(self.ledger.pending.values()), *list(self._commands)):
             if exchange.owner is owner:
                 exchange.fail(_closed())
         self._ring()

@@ -69,10 +69,13 @@ IDLE_LIMIT = 10.0
 """Seconds after which a worker thread without work ends."""
 
 QUEUE_LIMIT = 1000
-"""Calls that may wait for a worker, and messages that may wait behind one listener."""
+"""Calls that may wait for a worker."""
 
-QUEUE_BYTES = 16 * 1024 * 1024
-"""Bytes of messages read and not yet begun, above which further ones are refused."""
+QUEUE_BYTES = 32 * 1024 * 1024
+"""Bytes of messages read and not yet begun, above which further ones are refused: as much as Redis keeps for us."""
+
+ITEM_BYTES = 200
+"""Bytes of memory that a waiting message costs beside its own length."""
 
 
 class _Reading:
@@ -253,7 +256,7 @@ class Engine:
                 return None  # whoever reads now is rung by `_do`
             while self._ready:
                 item = self._ready.popleft()
-                self._ready_bytes -= len(item[3])
+                self._ready_bytes -= len(item[3]) + ITEM_BYTES
                 if item[0] is None or self._begin_turn(item[0], item):
                     self._serial += 1
                     self._inside = True
@@ -320,7 +323,7 @@ class Engine:
     def put(self, items: Iterable[Item]) -> None:
         """Take items to run. On the reader, or before `start`."""
         for item in items:
-            size = len(item[3])
+            size = len(item[3]) + ITEM_BYTES
             if self._ready_bytes + size > QUEUE_BYTES and self._ready:
                 self._overflow.append(item)
             else:
@@ -355,8 +358,9 @@ class Engine:
         if not work.busy:
             work.busy = True
             return True
-        if len(work.waiting) < QUEUE_LIMIT and self._ready_bytes + len(item[3]) <= QUEUE_BYTES:
-            self._ready_bytes += len(item[3])
+        size = len(item[3]) + ITEM_BYTES
+        if self._ready_bytes + size <= QUEUE_BYTES:
+            self._ready_bytes += size
             work.waiting.append(item)
             self._held += 1
         else:
