@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import select
 from _thread import allocate_lock
+from threading import Thread
 from time import monotonic
 
 from .context import running_daemon
@@ -52,6 +53,12 @@ long until it counts as dead."""
 DRAIN_EVERY = 32
 """Confirmations that may lie unread while calls are quick."""
 
+CROWD = 4
+"""Waiting threads above which a thread is made that reads for all of them."""
+
+CROWD_LINGER = 0.2
+"""Seconds that it stays when there are fewer."""
+
 COMMAND_LIMIT = 5.0
 """Seconds that a broadcast may take."""
 
@@ -92,6 +99,7 @@ class Hub:
         self.clock = clock_id()
         self.users = 0
         self.pinned = False
+        self._reading = False  # whether a thread leads for all
         self.usable = True  # until it is closed, or the process forks
         self.ledger = Ledger()
         self._lock = allocate_lock()  # for the connections, sending and tickets
@@ -135,18 +143,22 @@ class Hub:
             raise RedisUnavailable(f"Redis at {self.settings} does not answer")
         try:
             pair = self._pair if self._pair is not None and self._alive(self._pair) else self._connect(deadline)
-            try:
-                sent = pair.publishing.send(data)
-            except RedisUnavailable as error:  # not a byte of it went out, so it may be sent again
-                self._drop(pair, error)
-                pair = self._connect(deadline)
-                sent = pair.publishing.send(data)
-            now = monotonic()
-            self.ledger.sent(exchange, replies, now)
-            if sent < len(data):
-                self._send_rest(pair, memoryview(data)[sent:], min(deadline, now + CONFIRM_LIMIT))
+            self._send(pair, data, replies, exchange, deadline)
         finally:
             self._lock.release()
+
+    def _send(self, pair: Pair, data: bytes, replies: int, exchange: ThreadExchange, deadline: float) -> None:
+        now = monotonic()
+        self.ledger.sent(exchange, replies, now)  # before Redis can answer
+        try:
+            sent = pair.publishing.send(data)
+        except RedisUnavailable as error:  # not a byte of it went out, so it may be sent again
+            self.ledger.not_sent()
+            self._drop(pair, error)
+            self._send(self._connect(deadline), data, replies, exchange, deadline)
+            return
+        if sent < len(data):
+            self._send_rest(pair, memoryview(data)[sent:], min(deadline, now + CONFIRM_LIMIT))
 
     def _alive(self, pair: Pair) -> bool:
         """Look whether a connection that was idle has been closed meanwhile (under the lock)."""
@@ -185,6 +197,8 @@ class Hub:
             if left <= 0:
                 break
             if not self._lead.acquire(False):
+                if len(self.ledger.pending) > CROWD and not self._reading:
+                    self._start_reader()
                 exchange.sleep(left)
                 continue
             try:
@@ -192,6 +206,29 @@ class Hub:
             finally:
                 self._lead.release()
         self._pass_on()
+
+    def _start_reader(self) -> None:
+        """Have a thread lead while so many wait that passing the lead on would cost more than the thread does."""
+        with self._lock:
+            if self._reading:
+                return
+            self._reading = True
+        Thread(target=self._read_for_all, name="daebus-answers", daemon=True).start()
+
+    def _read_for_all(self) -> None:
+        """Lead for all, until few have been waiting for a while."""
+        stand_in = ThreadExchange(None)
+        crowded = monotonic()
+        self._lead.acquire()
+        try:
+            while self.usable and (now := monotonic()) - crowded < CROWD_LINGER:
+                if len(self.ledger.pending) > CROWD / 2:
+                    crowded = now
+                self._read_once(stand_in, now, now + CROWD_LINGER)
+        finally:
+            self._reading = False
+            self._lead.release()
+            self._pass_on()
 
     def _pass_on(self) -> None:
         """See to it that somebody leads. Called by every thread that stops waiting, for it may have been the one."""
@@ -204,19 +241,19 @@ class Hub:
 
     def _read_on(self, exchange: ThreadExchange, deadline: float) -> None:
         """Lead: read until something has come for our own exchange, or the deadline."""
-        while not exchange.ready:
-            now = monotonic()
-            if now >= deadline:
-                return
-            pair = self._pair
-            if pair is None:
-                self._repair(exchange, deadline)
-                continue
-            try:
-                self._look(pair, now, deadline, quickly=not exchange.command and not exchange.confirmed)
-            except RedisUnavailable as error:
-                with self._lock:
-                    self._drop(pair, error)
+        while not exchange.ready and (now := monotonic()) < deadline:
+            self._read_once(exchange, now, deadline)
+
+    def _read_once(self, exchange: ThreadExchange, now: float, deadline: float) -> None:
+        pair = self._pair
+        if pair is None:
+            self._repair(exchange, deadline)
+            return
+        try:
+            self._look(pair, now, deadline, quickly=not exchange.command and not exchange.confirmed)
+        except RedisUnavailable as error:
+            with self._lock:
+                self._drop(pair, error)
 
     def _look(self, pair: Pair, now: float, deadline: float, *, quickly: bool) -> None:
         # At first for answers only. What Redis says of the delivery comes earlier, but waking for it would double the

@@ -79,6 +79,10 @@ class Ledger:
         exchange.sent = True
         self.tickets.append(Ticket(exchange, replies, when))
 
+    def not_sent(self) -> None:
+        """Take back the last sending: it did not leave."""
+        self.tickets.pop().exchange.sent = False
+
     @property
     def oldest(self) -> float | None:
         """When the oldest thing was sent that Redis has not confirmed (monotonic seconds)."""
