@@ -1,0 +1,124 @@
+"""Runs the kiosk example: a Redis if none is there, the service `device`, the service `panel`.
+
+Ctrl-C or SIGTERM ends all of it. If one of the services dies, it says so and ends with status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from bus import some_redis
+
+from daebus.redisserver import ServerDidNotStart
+
+HERE = Path(__file__).parent
+STOP_SECONDS = 12  # a service ends within 10 s even if one of its handlers never does
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+CLEAN = (0, -signal.SIGTERM)  # the latter is a service that we stopped before it was up
+
+
+class Service:
+    """One service script as a child process, in a group of its own: Ctrl-C is for us, who end it in order."""
+
+    def __init__(self, name: str, redis_url: str, log: IO[bytes] | None) -> None:
+        self.name = name
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / f"{name}.py")],
+            env={**os.environ, "DAEBUS_REDIS_URL": redis_url},
+            stdin=subprocess.DEVNULL,
+            stderr=log,
+            process_group=0,
+        )
+
+    def wait(self) -> int:
+        return self._process.wait()
+
+    def stop(self) -> int:
+        """Its exit status; a service that does not end in time is killed."""
+        self._process.terminate()
+        try:
+            return self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+
+def main() -> int:
+    arguments = parse()
+    events: queue.SimpleQueue[Service | None] = queue.SimpleQueue()  # a service that ended, or None: stop
+    end_on_signals(events)
+    try:
+        with some_redis() as (redis_url, about), tempfile.TemporaryFile() as log:
+            print(f"kiosk: {about}", flush=True)
+            return run_services(redis_url, log, events, arguments.seconds)
+    except ServerDidNotStart as reason:
+        print(f"kiosk: {reason}", file=sys.stderr)
+        return 1
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="The kiosk example of Daebus.")
+    parser.add_argument("--seconds", type=float, help="end by itself after so long")
+    return parser.parse_args()
+
+
+def end_on_signals(events: queue.SimpleQueue[Service | None]) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
+        events.put(None)
+
+    for number in ENDING_SIGNALS:
+        signal.signal(number, stop)
+
+
+def run_services(
+    redis_url: str, log: IO[bytes], events: queue.SimpleQueue[Service | None], seconds: float | None
+) -> int:
+    """Until a signal comes, the time is over, or one of them ends, which none of them should."""
+    # On a terminal the panel has the screen, so what the services log goes to a file.
+    quiet_log = log if sys.stdout.isatty() else None
+    services = [Service(name, redis_url, quiet_log) for name in ("device", "panel")]
+    for service in services:
+        threading.Thread(target=report_end, args=(service, events), daemon=True).start()
+    ended = next_event(events, seconds)
+    statuses = {service.name: service.stop() for service in reversed(services)}
+    failed = [f"{name} ended with status {status}" for name, status in statuses.items() if status not in CLEAN]
+    if ended is not None:
+        failed = failed or [f"{ended.name} ended, which it should not"]
+    for sentence in failed:
+        print(f"kiosk: {sentence}", file=sys.stderr)
+    if failed:
+        show_end_of(log)
+    return 1 if failed else 0
+
+
+def report_end(service: Service, events: queue.SimpleQueue[Service | None]) -> None:
+    service.wait()
+    events.put(service)
+
+
+def next_event(events: queue.SimpleQueue[Service | None], seconds: float | None) -> Service | None:
+    try:
+        return events.get(timeout=seconds)
+    except queue.Empty:
+        return None
+
+
+def show_end_of(log: IO[bytes], length: int = 2000) -> None:
+    log.seek(0)
+    text = log.read().decode(errors="replace")[-length:].strip()
+    if text:
+        print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

