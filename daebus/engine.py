@@ -56,10 +56,10 @@ needs for a quick request, and a fiftieth of what a person notices."""
 QUIET_TICKS = 4
 """Looks without work after which the watcher sleeps until the reader has some."""
 
-PATIENCE_BESIDE_BURNERS = 4
-"""Looks before the reader is displaced while other handlers burn CPU: it may just be waiting for the interpreter."""
+TICK_BESIDE_BURNERS = 0.01
+"""The same while other handlers burn CPU: the reader may just be waiting for the interpreter, and so would we."""
 
-SHORT_SWITCH = 0.0005
+SHORT_SWITCH = 0.0002
 """`sys.setswitchinterval` while a handler burns CPU; Python's own 5 ms would be the latency of everybody else."""
 
 BATCH = 16
@@ -139,7 +139,6 @@ class Engine:
         # the watcher's own
         self._asleep = False
         self._seen = -1
-        self._stuck = 0
         self._quiet = 0
         self._burning = False
         self._usual_switch = sys.getswitchinterval()
@@ -456,20 +455,18 @@ class Engine:
     def watch(self) -> float | None:
         """Look in on the reader. Returns the seconds until the next look, None to sleep until `wake_watcher`."""
         self._look_for_burners()
+        tick = TICK_BESIDE_BURNERS if self._burning else TICK
         if not self._inside:
-            return self._watch_quietly()
+            return tick if self._burning else self._watch_quietly()
         self._quiet = 0
-        if self._serial != self._seen:
-            self._seen, self._stuck = self._serial, 0
-            return TICK
-        self._stuck += 1
-        if self._stuck >= (PATIENCE_BESIDE_BURNERS if self._burning else 1):
+        if self._serial == self._seen:
             self._displace(self._seen)
-        return TICK
+        self._seen = self._serial
+        return tick
 
     def _watch_quietly(self) -> float | None:
         self._quiet += 1
-        if self._quiet < QUIET_TICKS or self._burning:
+        if self._quiet < QUIET_TICKS:
             return TICK
         self._asleep = True
         if not self._inside:
