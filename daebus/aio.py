@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 from .client import (
     CONFIRM_LIMIT,
     HEALTH_PERIOD,
+    NO_FIELDS,
     WAIT_FIRST,
     WAIT_LONGEST,
     check_text,
@@ -25,6 +26,7 @@ from .errors import (
     CallerClosed,
     ConfigurationError,
     DaebusError,
+    RedisRefused,
     RedisUnavailable,
     RequestTimeout,
     ServiceUnavailable,
@@ -340,7 +342,7 @@ class AsyncCaller:
     async def send_request(
         self,
         action: str,
-        payload: Any = None,
+        payload: Any = NO_FIELDS,
         timeout: float | None = None,
         on_progress: Callable[[Any], object] | None = None,
         *,
@@ -388,6 +390,8 @@ class AsyncCaller:
             try:
                 if (await hub.command(command("PUBSUB", "NUMSUB", self.target_service), exchange, deadline))[1]:
                     return
+            except RedisRefused:
+                raise
             except RedisUnavailable:
                 pass
             attempt += 1

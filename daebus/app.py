@@ -113,6 +113,11 @@ class Daebus(Registry):
         """Say whether `run` is at work."""
         return self._running is not None
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """What the running service has counted since its start: received, failed, refused, unknown, broken..."""
+        return self._service("counts").counts()
+
     def start_thread(self, name: str) -> bool:
         """Start a declared thread of the running service; False if it runs already or is not declared."""
         return self._service("start_thread").threads.start(name)

@@ -13,7 +13,7 @@ from functools import partial
 from threading import Event, Lock, Thread
 from time import monotonic
 
-from .errors import RedisUnavailable
+from .errors import RedisRefused, RedisUnavailable
 from .link import ReplyError, open_pair
 from .log import Seldom, logger, one_line
 from .names import is_glob, shown
@@ -133,7 +133,8 @@ class Bus:
                 back = partial(self._back, self.connect())
             except RedisUnavailable as error:
                 attempt += 1
-                self._seldom.log(logging.DEBUG, ("reconnect", str(error)), f"Not yet: {one_line(str(error))}")
+                level = logging.WARNING if isinstance(error, RedisRefused) else logging.DEBUG
+                self._seldom.log(level, ("reconnect", str(error)), f"Not connected yet: {one_line(str(error))}")
                 pause.wait(backoff(attempt, FIRST_PAUSE, LONGEST_PAUSE))
             else:
                 self.engine.soon(back)
@@ -172,6 +173,8 @@ class Bus:
                     work, plan, channel = known[reply[1]]
                     if work is None and self._share is not None:
                         channel = self._share.ticket(reply[2])
+                        if self._share.is_marker(reply[2]):
+                            continue
                     items.append((work, plan, channel, reply[2]))
                 elif kind == b"pmessage":
                     work, plan, _glob = known[reply[1]]

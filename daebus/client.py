@@ -19,6 +19,7 @@ from .errors import (
     CallerClosed,
     ConfigurationError,
     DaebusError,
+    RedisRefused,
     RedisUnavailable,
     RequestTimeout,
     ServiceUnavailable,
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from .app import Daebus
     from .link import Pair
     from .settings import RedisSettings
+
+NO_FIELDS: dict[str, Any] = {}
+"""The payload of a request that is sent without one, so that `request.payload.get(...)` works."""
 
 CONFIRM_LIMIT = 1.0
 """Seconds within which Redis must confirm a message; after that its connection counts as dead."""
@@ -456,7 +460,7 @@ class DaebusCaller:
     def send_request(
         self,
         action: str,
-        payload: Any = None,
+        payload: Any = NO_FIELDS,
         timeout: float | None = None,
         on_progress: Callable[[Any], object] | None = None,
         *,
@@ -509,6 +513,8 @@ class DaebusCaller:
             try:
                 if hub.command(command("PUBSUB", "NUMSUB", self.target_service), exchange, deadline)[1]:
                     return
+            except RedisRefused:
+                raise
             except RedisUnavailable:
                 pass
             attempt += 1

@@ -1,7 +1,7 @@
 """From a message to a handler and back: what to run, and exactly one final answer whatever happens.
 
 Knows no socket and no thread: it is given a publisher, and gives the engine calls that the engine runs where it
-sees fit. The path of a request: `plan_request` -> engine -> `ActionCall.run` -> `_handle` -> the handler ->
+sees fit. The path of a request: `plan_request` -> engine -> `ActionCall.run` -> `handle` -> the handler ->
 `_conclude` -> `PubSubResponse.success` -> the publisher.
 """
 
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 EARLY_LIMIT = 1000
 """Calls that may wait until the service has started."""
+
+COROUTINE_LIMIT = 1000
+"""Coroutines of async handlers that may run at once."""
 
 _DEFERRED = (CoroutineType, GeneratorType, AsyncGeneratorType)
 
@@ -260,6 +263,10 @@ class Dispatcher:
 
     def _follow(self, call: ActionCall | ListenCall, result: Any) -> bool:
         if type(result) is not GeneratorType:
+            if len(self.awaiting) >= COROUTINE_LIMIT:
+                _throw_away(result)
+                call.refuse(Busy(f"The service is busy: {COROUTINE_LIMIT:,} coroutines run already; try again later"))
+                return True
             self.awaiting.add(call)
             self.start_coroutine(self._await(call, result))
             return False
@@ -332,6 +339,11 @@ class Dispatcher:
 def _progress(call: ActionCall | ListenCall, part: Any) -> None:
     if call.response is not None:
         call.response.progress(part)
+
+
+def _throw_away(result: Any) -> None:
+    if type(result) is CoroutineType:
+        result.close()  # an async generator that was never begun needs nothing
 
 
 def _no_event_loop(coroutine: Coroutine[Any, Any, None]) -> None:

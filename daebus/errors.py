@@ -9,15 +9,15 @@
     ├── Expired              the caller's deadline had passed before the work began
     ├── RequestTimeout       no answer within the timeout (also a TimeoutError)
     ├── InternalError        the handler failed; the journal has the story under the error id
-    ├── Unserialisable       a value cannot be written as JSON
+    ├── Unserialisable       a value cannot be written as JSON (also a TypeError)
     ├── TooLarge             a message is over the size limit
     ├── RemoteError          the service answered with an error of its own
     ├── CallerClosed         the caller was closed
-    ├── RedisUnavailable     Redis cannot be reached (also a ConnectionError)
+    ├── RedisUnavailable     Redis cannot be reached (also a ConnectionError and a RuntimeError)
     │   └── RedisRefused     Redis answers, but refuses us (password, user, rights)
     ├── NameTaken            another process serves under this name
-    ├── ConfigurationError   a setting makes no sense
-    └── DeclarationError     a decorator was used wrongly, or twice for one name
+    ├── ConfigurationError   a setting makes no sense (also a ValueError)
+    └── DeclarationError     a decorator was used wrongly, or twice for one name (also a ValueError)
 
 `code` is what travels in an error reply; `http_status` is what an HTTP client gets.
 """

@@ -216,9 +216,16 @@ def _wrap(sock: socket.socket, host: str, options: dict[str, str]) -> socket.soc
     except ssl.SSLCertVerificationError as error:
         sock.close()
         raise RedisRefused(f"the certificate of Redis at {host} is not trusted: {error.verify_message}") from None
+    except FileNotFoundError as error:
+        sock.close()
+        files = ", ".join(value for key, value in options.items() if key in _TLS_FILES)
+        raise RedisRefused(f"a file for TLS cannot be read ({files}): {_why(error)}") from None
     except OSError:
         sock.close()
         raise
+
+
+_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
 def _log_in(link: Link, settings: RedisSettings, name: str, deadline: float) -> None:

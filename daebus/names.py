@@ -47,12 +47,16 @@ def is_glob(channel: str) -> bool:
     return any(sign in channel for sign in "*?[")
 
 
-@lru_cache(maxsize=256)
 def is_reply_channel(name: str, service: str) -> bool:
     """Say whether an answer may be published there: a caller's own channel, or the service's default one.
 
     Everything else may be somebody's service channel or topic; a request must not be able to make us publish there.
     """
+    return len(name) <= 210 and _is_reply_channel(name, service)
+
+
+@lru_cache(maxsize=256)  # callers are few; and none can fill it with long names
+def _is_reply_channel(name: str, service: str) -> bool:
     return _reply.fullmatch(name) is not None or name == default_reply_channel(service)
 
 

@@ -48,6 +48,12 @@ THREAD_LIMIT = 3.5
 CONFIRM_LIMIT = 0.5
 """Seconds that Redis has to confirm the last answers."""
 
+EXIT_LIMIT = 9.5
+"""Seconds after which the process ends even if an on_stop function does not."""
+
+IMPATIENCE = 1.0
+"""Seconds after the first stop signal from which on a Ctrl-C means: do not wait for handlers."""
+
 DRAIN_TICK = 0.005
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -72,7 +78,9 @@ class Service:
         self._registry = registry
         self._shared = shared
         self._failure: str | None = None
-        self._stop_asked = 0
+        self._stop_asked = False
+        self._hurry = False  # do not wait for handlers any longer
+        self._drain_began = float("inf")
         self._in_start = False
         self._wake_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll = select.poll()
@@ -103,6 +111,15 @@ class Service:
 
     # --- from any thread ---
 
+    def counts(self) -> dict[str, int]:
+        """Return what was counted since the start."""
+        counts = self.dispatcher.counts
+        return {
+            **{name: getattr(counts, name) for name in counts.__slots__},
+            "answers_dropped": self.bus.dropped_answers,
+            "reconnections": self.bus.reconnections,
+        }
+
     def wake(self) -> None:
         """Wake the main thread."""
         try:
@@ -112,7 +129,7 @@ class Service:
 
     def stop(self) -> None:
         """Ask the service to stop: it drains, and `run` returns."""
-        self._stop_asked += 1
+        self._stop_asked = True
         self.wake()
 
     def fail(self, reason: str) -> None:
@@ -184,8 +201,9 @@ class Service:
 
         return restore
 
-    def _on_stop_signal(self, _number: int, _frame: object) -> None:
-        self._stop_asked += 1
+    def _on_stop_signal(self, number: int, _frame: object) -> None:
+        self._stop_asked = True
+        self._hurry = number == signal.SIGINT and self._drain_began < monotonic() - IMPATIENCE
         if self._in_start:
             raise _Interrupted
 
@@ -207,7 +225,7 @@ class Service:
                 if self._stop_asked:
                     raise _Interrupted
                 _call(record)
-            except Exception as error:  # noqa: BLE001 - whatever a hook raises ends the start, with its reason
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a hook raises ends the start
                 logger.error("on_start function at %s failed", record.place, exc_info=True)
                 self._failure = f"on_start failed: {type(error).__name__}: {one_line(str(error))}"
                 raise _Interrupted from None
@@ -228,16 +246,16 @@ class Service:
     # --- stopping ---
 
     def _drain(self) -> None:
-        """Take nothing more, finish what was taken, tell the threads; bounded. A second stop signal cuts it short."""
+        """Take nothing more, finish what was taken, tell the threads; bounded. A second Ctrl-C cuts it short."""
         if self._failure is None:
             logger.info("Service '%s' is stopping", self.name)
         self._notifier.tell("STOPPING=1", "STATUS=Finishing what was taken")
-        began, asked = monotonic(), self._stop_asked
+        began = self._drain_began = monotonic()
         if self.dispatcher.held:
             self.engine.soon(self._open)
         self.threads.tell_all()
         unsubscribed = self.bus.unsubscribe()
-        while monotonic() - began < HANDLER_LIMIT and self._stop_asked <= max(asked, 1):
+        while monotonic() - began < HANDLER_LIMIT and not self._hurry:
             if unsubscribed.is_set() and not self._unfinished():
                 break
             self.engine.watch()
@@ -254,7 +272,7 @@ class Service:
         unfinished = self._unfinished()
         if not unfinished:
             return
-        logger.warning("%d requests or messages were not finished in time; their callers are told", unfinished)
+        logger.warning("Not finished in time: %d (requests and messages); their callers are told", unfinished)
         error = Stopping("The service is stopping and could not finish this in time")
         for call in list(self.dispatcher.awaiting):
             call.refuse(error)
@@ -275,11 +293,15 @@ class Service:
             self._sleep(DRAIN_TICK)
 
     def _run_stop_hooks(self) -> None:
+        patience = threading.Timer(self._drain_began + EXIT_LIMIT - monotonic(), _exit_without_hooks)
+        patience.daemon = True
+        patience.start()
         for record in self._registry.records("on_stop"):
             try:
                 _call(record)
-            except Exception:  # noqa: BLE001 - one hook's failure must not keep the others from running
+            except (Exception, SystemExit):  # noqa: BLE001 - one hook's failure must not keep the others from running
                 logger.error("on_stop function at %s failed", record.place, exc_info=True)
+        patience.cancel()
 
     def _close(self) -> None:
         self.engine.stop()
@@ -366,6 +388,11 @@ def _end_event_loop() -> None:
     loop = sys.modules.get("daebus.loop")
     if loop is not None:
         loop.end(1.0)
+
+
+def _exit_without_hooks() -> None:
+    logger.critical("The on_stop functions did not end in time; ending without them")
+    os._exit(1)
 
 
 def _on_hangup(_number: int, _frame: object) -> None:

@@ -45,7 +45,8 @@ class RedisSettings:
         if self.path is not None:
             return f"unix://{who}{quote(self.path)}?db={self.db}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        options = f"?{urlencode(self.tls)}" if self.tls else ""
+        # redis-py's older versions would not check the host's name by default
+        options = f"?{urlencode({'ssl_check_hostname': 'true', **self.tls})}" if self.tls is not None else ""
         return f"redis{'s' if self.tls is not None else ''}://{who}{host}:{self.port}/{self.db}{options}"
 
     def __str__(self) -> str:

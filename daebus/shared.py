@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 REMEMBERED = 120
 """Seconds that Redis keeps who had a message: longer than any process may lag behind the others."""
 
-MARKER_ACTION = "$daebus.marker"
 _MARKER = b'{"action":"$daebus.marker","payload":"'
 
 
@@ -38,6 +37,10 @@ class Share:
     def marker(self) -> bytes:
         """Return a message that, seen by all at the same place, begins a new count."""
         return _MARKER + new_id().encode() + b'"}'
+
+    def is_marker(self, data: bytes) -> bool:
+        """Say whether a message is a marker, which no handler is to see."""
+        return data.startswith(_MARKER)
 
     def ticket(self, data: bytes) -> str:
         """Number a message of the service's channel, in the order of arrival. On the reader."""
