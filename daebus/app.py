@@ -44,6 +44,8 @@ class Daebus(Registry):
         """Take over the handlers of a blueprint: those it has now, and those it gets before `run`."""
         if not isinstance(blueprint, Blueprint):
             raise DeclarationError(f"{blueprint!r} is not a Blueprint")
+        if self._closed:
+            raise DeclarationError(f"blueprint {blueprint.name!r} comes too late: register it before app.run()")
         if blueprint not in self._blueprints:
             self._blueprints.append(blueprint)
         return self

@@ -122,7 +122,7 @@ class Bus:
         if self._closing:
             self._unsubscribed.set()
             return
-        logger.warning("Redis at %s is gone (%s); trying again until it is back", self.settings, one_line(why))
+        logger.warning("Redis at %s is gone (%s); reconnecting", self.settings, one_line(why))
         Thread(target=self._reconnect, name="daebus-reconnect", daemon=True).start()
 
     def _reconnect(self) -> None:

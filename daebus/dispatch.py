@@ -268,7 +268,12 @@ class Dispatcher:
                 call.refuse(Busy(f"The service is busy: {COROUTINE_LIMIT:,} coroutines run already; try again later"))
                 return True
             self.awaiting.add(call)
-            self.start_coroutine(self._await(call, result))
+            try:
+                self.start_coroutine(self._await(call, result))
+            except BaseException:
+                self.awaiting.discard(call)
+                _throw_away(result)
+                raise
             return False
         while True:
             try:
@@ -305,8 +310,7 @@ class Dispatcher:
 
     def _failed(self, call: ActionCall | ListenCall, error: BaseException) -> None:
         response = call.response
-        if isinstance(error, DaebusError) and error.for_caller and response is not None and not response.answered:
-            response.error(error)
+        if response is not None and not response.answered and self._said_by_the_user(error, response):
             return
         self.counts.failed += 1
         error_id = os.urandom(6).hex()
@@ -314,6 +318,16 @@ class Dispatcher:
         if response is None or response.answered:
             return
         response.error(self._fixed_sentence(error, error_id))
+
+    def _said_by_the_user(self, error: BaseException, response: PubSubResponse) -> bool:
+        """Answer with an error that the handler raised for its caller; False if it is none, or cannot be written."""
+        if not (isinstance(error, DaebusError) and error.for_caller):
+            return False
+        try:
+            response.error(error)
+        except Exception:  # noqa: BLE001 - the user's own class: its text or its code may be anything
+            return False
+        return True
 
     def _fixed_sentence(self, error: BaseException, error_id: str) -> DaebusError:
         where = f"the log of {self._service!r} has the reason under error id {error_id}"

@@ -59,6 +59,10 @@ QUIET_TICKS = 4
 TICK_BESIDE_BURNERS = 0.01
 """The same while other handlers burn CPU: the reader may just be waiting for the interpreter, and so would we."""
 
+BURNING = 0.25
+"""Share of the time that a handler computes, above which it counts as burning CPU (two share a core, and the reader
+has its part)."""
+
 SHORT_SWITCH = 0.0002
 """`sys.setswitchinterval` while a handler burns CPU; Python's own 5 ms would be the latency of everybody else."""
 
@@ -71,8 +75,14 @@ IDLE_LIMIT = 10.0
 QUEUE_LIMIT = 1000
 """Calls that may wait for a worker."""
 
-QUEUE_BYTES = 32 * 1024 * 1024
-"""Bytes of messages read and not yet begun, above which further ones are refused: as much as Redis keeps for us."""
+QUEUE_BYTES = 24 * 1024 * 1024
+"""Bytes of messages read and not yet begun, above which further ones are refused."""
+
+LISTENER_BYTES = 8 * 1024 * 1024
+"""Bytes that may wait behind one listener, so that a slow one leaves room for the others."""
+
+HELD_BYTES = 24 * 1024 * 1024
+"""Bytes that may wait behind all listeners."""
 
 ITEM_BYTES = 200
 """Bytes of memory that a waiting message costs beside its own length."""
@@ -85,17 +95,27 @@ class _Reading:
 
     def __init__(self) -> None:
         self.ident = 0  # the thread
-        self.call: Call | None = None  # what it runs, or ran last
+        self.call: Call | None = None  # what it runs
+
+
+class _Run:
+    """A call that a worker runs."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
 
 
 class _Place:
     """A thread's place among the `max_workers`: what it runs, and its CPU seconds when the watcher looked last."""
 
-    __slots__ = ("call", "cpu_seconds")
+    __slots__ = ("cpu_seconds", "looked", "runs")
 
-    def __init__(self, call: Call | None) -> None:
-        self.call = call
-        self.cpu_seconds = float("inf")  # the first look only notes them
+    def __init__(self, runs: _Reading | _Run) -> None:
+        self.runs = runs
+        self.cpu_seconds = 0.0
+        self.looked = 0.0  # when; 0: not yet
 
 
 class _Spare:
@@ -125,7 +145,9 @@ class Engine:
         self._idle = 0
         self._threads = 0
         self._reader: _Reading | None = None
-        self._held = 0  # messages that wait behind a listener
+        self._held = 0  # messages that wait behind their listeners
+        self._held_bytes = 0
+        self._crowded: set[Work] = set()  # the listeners behind which messages wait
         self._inside = False  # whether the reader runs a handler; while it waits for sockets it cannot be displaced
         self._serial = 0
         self._epoll = select.epoll()
@@ -172,7 +194,9 @@ class Engine:
 
     def ring(self) -> None:
         """Wake the reader if it waits. Any thread."""
-        os.eventfd_write(self._bell, 1)
+        with self._lock:
+            if self._bell >= 0:
+                os.eventfd_write(self._bell, 1)
 
     def spare(self, function: Callable[[], None]) -> None:
         """Run a function on a worker thread, beside the `max_workers` handlers."""
@@ -200,11 +224,21 @@ class Engine:
     def stop(self) -> None:
         """Stop reading and let idle threads end. Handlers that still run keep their (daemon) threads."""
         with self._lock:
-            self._reader = None
+            reading, self._reader = self._reader, None
             for _ in range(self._threads):
                 self._jobs.put(None)
-        self.ring()
+        if reading is None:
+            self._close()  # nobody reads who would
+        else:
+            self.ring()
         sys.setswitchinterval(self._usual_switch)
+
+    def _close(self) -> None:
+        with self._lock:
+            bell, self._bell = self._bell, -1
+        if bell >= 0:
+            os.close(bell)
+            self._epoll.close()
 
     @property
     def unfinished(self) -> int:
@@ -217,9 +251,12 @@ class Engine:
         """Refuse what waits, and answer for what still runs. Called at the end of a drain, on the main thread."""
         with self._lock:
             calls, self._backlog = list(self._backlog), deque()
-            calls += [place.call for place in self._workers.values() if place.call is not None]
+            calls += [place.runs.call for place in self._workers.values() if place.runs.call is not None]
             items, self._ready = list(self._ready), deque()
-            self._ready_bytes = 0
+            for work in self._crowded:
+                items += work.waiting
+                work.waiting.clear()
+            self._held = 0
         for call in calls:
             call.refuse(error)
         for item in items:
@@ -243,8 +280,10 @@ class Engine:
                 if item is None:
                     return self._reader is me
                 turn = self._step(me, item)
-            if monotonic() - self._read_at > TICK and not self._pause(me):
-                return False
+            if monotonic() - self._read_at > TICK:
+                if not self._pause(me, turn):
+                    return False
+                turn = None
 
     def _next(self, me: _Reading, turn: Work | None) -> Item | None:
         """Take the next item, ending the turn of the last; None if there is none, or this thread is displaced."""
@@ -255,9 +294,10 @@ class Engine:
                 return None  # whoever reads now is rung by `_do`
             while self._ready:
                 item = self._ready.popleft()
-                self._ready_bytes -= len(item[3]) + ITEM_BYTES
+                self._ready_bytes -= _size(item)
                 if item[0] is None or self._begin_turn(item[0], item):
                     self._serial += 1
+                    me.call = None
                     self._inside = True
                     if self._asleep:
                         self._asleep = False
@@ -266,9 +306,11 @@ class Engine:
             self._inside = False
             return None
 
-    def _pause(self, me: _Reading) -> bool:
+    def _pause(self, me: _Reading, turn: Work | None) -> bool:
         """Amid a long run of handlers: send the answers and read on. False if this thread was displaced."""
         with self._lock:
+            if turn is not None:
+                self._end_turn(turn)
             if self._reader is not me:
                 return False
             self._inside = False
@@ -292,7 +334,10 @@ class Engine:
         """Hand a call to a worker, queue it, or refuse it. False if this thread was displaced, and is a worker now."""
         with self._lock:
             if self._reader is not me:
-                return False
+                if self._working <= self._max_workers:
+                    return False
+                self._backlog.append(call)  # it was displaced while it planned, and there is no place for the handler
+                return True
             if self._working < self._max_workers and self._hand(call):
                 self._working += 1
                 return True
@@ -321,13 +366,14 @@ class Engine:
 
     def put(self, items: Iterable[Item]) -> None:
         """Take items to run. On the reader, or before `start`."""
-        for item in items:
-            size = len(item[3]) + ITEM_BYTES
-            if self._ready_bytes + size > QUEUE_BYTES and self._ready:
-                self._overflow.append(item)
-            else:
-                self._ready_bytes += size
-                self._ready.append(item)
+        with self._lock:
+            for item in items:
+                size = _size(item)
+                if self._ready_bytes + size > QUEUE_BYTES and self._ready:
+                    self._overflow.append(item)
+                else:
+                    self._ready_bytes += size
+                    self._ready.append(item)
 
     def _rung(self, _events: int) -> Iterable[Item]:
         try:
@@ -357,9 +403,11 @@ class Engine:
         if not work.busy:
             work.busy = True
             return True
-        size = len(item[3]) + ITEM_BYTES
-        if self._ready_bytes + size <= QUEUE_BYTES:
-            self._ready_bytes += size
+        size = _size(item)
+        if work.waiting_bytes + size <= LISTENER_BYTES and self._held_bytes + size <= HELD_BYTES:
+            work.waiting_bytes += size
+            self._held_bytes += size
+            self._crowded.add(work)
             work.waiting.append(item)
             self._held += 1
         else:
@@ -369,8 +417,15 @@ class Engine:
     def _end_turn(self, work: Work) -> None:
         work.busy = False
         if work.waiting:
+            item = work.waiting.popleft()
+            size = _size(item)
+            work.waiting_bytes -= size
+            self._held_bytes -= size
             self._held -= 1
-            self._ready.appendleft(work.waiting.popleft())
+            if not work.waiting:
+                self._crowded.discard(work)
+            self._ready_bytes += size
+            self._ready.appendleft(item)
 
     # --- worker threads ---
 
@@ -402,8 +457,11 @@ class Engine:
         elif isinstance(job, _Reading):
             self._read(job)
             self._flush()
-            self.ring()
-            return self._next_job() if self._displaced() else None
+            if self._displaced():
+                self.ring()
+                return self._next_job()
+            self._close()
+            return None
         else:
             self._work(job)
             return self._next_job()
@@ -416,7 +474,7 @@ class Engine:
 
     def _work(self, call: Call) -> None:
         with self._lock:
-            self._workers[get_ident()] = _Place(call)
+            self._workers[get_ident()] = _Place(_Run(call))
         began = monotonic()
         finished = call.run()
         call.work.took(monotonic() - began)
@@ -427,7 +485,7 @@ class Engine:
     def _next_job(self) -> Call | _Spare | _Reading | None:
         """After a handler: go on with what waits for a worker, or give the place back and rest."""
         with self._lock:
-            if self._backlog:
+            if self._backlog and self._working <= self._max_workers:
                 return self._backlog.popleft()
             self._workers.pop(get_ident(), None)
             self._working -= 1
@@ -486,7 +544,7 @@ class Engine:
             self._reader = successor
             self._inside = False
             self._working += 1
-            self._workers[stalled.ident] = _Place(stalled.call)
+            self._workers[stalled.ident] = _Place(stalled)
             if stalled.call is not None:
                 stalled.call.work.stalled()
         self._flush()
@@ -495,12 +553,17 @@ class Engine:
         burning = False
         with self._lock:
             for ident, place in self._workers.items():
-                used = _cpu_seconds(ident)
-                burning = burning or used - place.cpu_seconds > TICK / 2
-                place.cpu_seconds = used
+                used, now = _cpu_seconds(ident), monotonic()
+                if place.looked and used - place.cpu_seconds > (now - place.looked) * BURNING:
+                    burning = True
+                place.cpu_seconds, place.looked = used, now
         if burning != self._burning:
             self._burning = burning
             sys.setswitchinterval(SHORT_SWITCH if burning else self._usual_switch)
+
+
+def _size(item: Item) -> int:
+    return len(item[3]) + ITEM_BYTES
 
 
 def _cpu_seconds(ident: int) -> float:

@@ -138,9 +138,12 @@ class Seldom:
 
     PERIOD = 60.0
     KEYS = 256
+    BURST, RATE = 30, 0.5  # lines at once, and a second after that, over all keys: they too come from outside
 
     def __init__(self) -> None:
         self._lock = Lock()
+        self._budget = Budget(self.BURST, self.RATE)
+        self._unsaid = 0
         self._seen: dict[object, tuple[float, int]] = {}
 
     def take(self, key: object) -> int | None:
@@ -151,6 +154,10 @@ class Seldom:
             if last is not None and now - last < self.PERIOD:
                 self._seen[key] = (last, quiet + 1)
                 return None
+            if not self._budget.take():
+                self._unsaid += 1
+                return None
+            quiet, self._unsaid = quiet + self._unsaid, 0
             if len(self._seen) >= self.KEYS and key not in self._seen:
                 del self._seen[next(iter(self._seen))]
             self._seen[key] = (now, 0)

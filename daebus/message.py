@@ -148,7 +148,12 @@ def _kind(value: object) -> str:
     return kinds.get(type(value), "null")
 
 
-_TAIL = re.compile(r'((?:"[a-z_]{1,20}"\s*:\s*(?:"[^"\\]{0,300}"|\d{1,18}|null)\s*,?\s*){1,5})\}\s*\Z')
+# Possessive and atomic throughout: no way back, so no text takes longer than its length.
+_TAIL = re.compile(
+    r'((?>"[a-z_]{1,20}+"[ \t\r\n]*+:[ \t\r\n]*+'
+    r'(?>"[^"\\]{0,300}+"|\d{1,18}+|null)[ \t\r\n]*+(?:,[ \t\r\n]*+)?+){1,5}+)'
+    r"\}[ \t\r\n]*+\Z"
+)
 _MEMBER = re.compile(r'"([a-z_]{1,20})"\s*:\s*(?:"([^"\\]*)"|(\d+))')
 
 

@@ -67,5 +67,8 @@ def default_reply_channel(service: str) -> str:
 
 def shown(text: object, limit: int = 80) -> str:
     """Return text from outside as it may stand in a log line or an answer: one line, quoted, cut."""
-    quoted = ascii(text)
+    try:
+        quoted = ascii(text)
+    except RecursionError:
+        quoted = f"a {type(text).__name__}"
     return quoted if len(quoted) <= limit else f"{quoted[:limit]}..."

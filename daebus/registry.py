@@ -126,7 +126,7 @@ class Registry:
         interval: float = 0.0,
         auto_start: bool = True,
     ) -> Callable[[F], F]:
-        if inline not in (None, True, False):
+        if not (inline is None or isinstance(inline, bool)):
             raise DeclarationError(f"inline must be True, False or left out, not {inline!r}")
 
         def decorate(function: F) -> F:

@@ -6,9 +6,9 @@ from __future__ import annotations
 def next_due(due: float, interval: float, now: float) -> float:
     """Return the next due time after one at `due` was met at `now`: on the same beat, missed periods skipped."""
     following = due + interval
-    if following > now:
-        return following
-    return due + interval * ((now - due) // interval + 1)
+    if following <= now:
+        following = due + interval * ((now - due) // interval + 1)
+    return following if following > now else now + interval  # the sum may round to now itself
 
 
 def backoff(attempt: int, first: float, most: float) -> float:

@@ -77,6 +77,7 @@ def _port(port: object) -> int:
 
 
 _FORMS = "redis://[user:password@]host[:port][/db], rediss://... (TLS) or unix://[user:password@]/path[?db=N]"
+_QUOTING = "signs other than letters, digits and -._~ in a user name or password are written as %XX"
 _TLS_OPTIONS = ("ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname")
 
 
@@ -89,15 +90,16 @@ def parse_url(url: object, source: str) -> RedisSettings:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise ConfigurationError(f"{source} is not a Redis URL ({error}); write {_FORMS}") from None
+    except ValueError:  # its text may hold a part of the password
+        raise ConfigurationError(f"{source} is not a Redis URL; write {_FORMS}; {_QUOTING}") from None
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise ConfigurationError(f"{source} begins with {parts.scheme!r}; write {_FORMS}")
     options = dict(parse_qsl(parts.query))
     db = _db(options.pop("db", "") or (parts.path.strip("/") if parts.scheme != "unix" else ""), source)
     unknown = set(options) - set(_TLS_OPTIONS if parts.scheme == "rediss" else ())
     if unknown:
-        raise ConfigurationError(f"{source} has unknown options: {', '.join(sorted(unknown))}")
+        names = ", ".join(sorted(name for name in unknown if name.replace("_", "").isalpha()))
+        raise ConfigurationError(f"{source} has unknown options ({names}); write {_FORMS}; {_QUOTING}")
     username = unquote(parts.username) if parts.username else None
     password = unquote(parts.password) if parts.password is not None else None
     if parts.scheme == "unix":
@@ -117,6 +119,6 @@ def parse_url(url: object, source: str) -> RedisSettings:
 def _db(text: str, source: str) -> int:
     if not text:
         return 0
-    if text.isascii() and text.isdigit():
+    if text.isascii() and text.isdigit() and len(text) < 7:
         return int(text)
-    raise ConfigurationError(f"{source}: {text!r} is not a database number")
+    raise ConfigurationError(f"{source} has no database number where one belongs; write {_FORMS}; {_QUOTING}")

@@ -39,6 +39,7 @@ class Work:
         "quick_runs",
         "slow",
         "waiting",
+        "waiting_bytes",
         "wants_channel",
     )
 
@@ -52,6 +53,7 @@ class Work:
         self.quick_runs = 0
         self.busy = False
         self.waiting: deque[Any] = deque()
+        self.waiting_bytes = 0
 
     def stalled(self) -> None:
         """Note that a run held up the reader."""
