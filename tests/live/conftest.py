@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,19 @@ def upstream_side(request: pytest.FixtureRequest) -> Side:
         return Side("upstream", upstream_python(say), None)
     except UpstreamUnavailable as error:
         skip_or_fail(f"upstream's daebus cannot be installed: {error}")
+
+
+DEBIANS_PYTHON = Path("/usr/bin/python3")
+LIBRARIES = "import hiredis, redis, sdnotify, sys; sys.exit(sys.version_info < (3, 11))"
+
+
+@pytest.fixture(scope="session")
+def debian_side(own_side: Side) -> Side:
+    """Our package on Debian's Python with Debian's libraries: the oldest versions that it must work with."""
+    found = subprocess.run([DEBIANS_PYTHON, "-I", "-c", LIBRARIES], capture_output=True, check=False)
+    if found.returncode:
+        skip_or_fail("Debian's python3-hiredis, python3-redis and python3-sdnotify are not installed")
+    return Side("debian", DEBIANS_PYTHON, own_side.pythonpath)
 
 
 @pytest.fixture

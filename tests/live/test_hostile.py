@@ -281,6 +281,52 @@ def test_an_exception_is_told_by_its_id_only_and_its_story_is_in_the_log(
     assert "RuntimeError: the secret is in the drawer" in story
 
 
+# --- one final answer ---
+
+
+ANSWERS = {
+    "twice": ("response.success(1); response.success(2)", ("success", 1)),
+    "success, then a value": ("response.success(1); return 2", ("success", 1)),
+    "success, then an exception": ("response.success(1); raise ValueError", ("success", 1)),
+    "an error, then success": ("response.error('no'); response.success(2)", ("error", {"error": "no"})),
+    "progress after the answer": ("response.success(1); response.progress({'late': 1})", ("success", 1)),
+    "nothing": ("pass", ("success", None)),
+    "only progress": ("response.progress({})", ("success", None)),
+    "a generator without a value": ("yield 1", ("success", None)),
+    "a generator that raises": ("yield 1; raise ValueError", ("error", "internal")),
+    "a generator of what is no json": ("yield object()", ("error", "unserialisable")),
+    "an object": ("return object()", ("error", "unserialisable")),
+    "itself": ("x = []; x.append(x); return x", ("error", "unserialisable")),
+    "odd keys": ("return {(1, 2): 3}", ("error", "unserialisable")),
+    "60 megabytes": ("return 'x' * 60_000_000", ("error", "too_large")),
+    "sys.exit": ("sys.exit(3)", ("error", "internal")),
+    "KeyboardInterrupt": ("raise KeyboardInterrupt", ("error", "internal")),
+    "StopIteration": ("raise StopIteration(1)", ("error", "internal")),
+    "endless recursion": ("f = lambda: f(); f()", ("error", "internal")),
+    "MemoryError": ("raise MemoryError", ("error", "internal")),
+    "a closed stderr": ("sys.stderr.close(); return 1", ("success", 1)),
+}
+
+
+@pytest.fixture(scope="module")
+def answering(tmp_path_factory: pytest.TempPathFactory, own_side: Side, bus: PrivateServer) -> Iterator[Script]:
+    launcher = Launcher(tmp_path_factory.mktemp("answering"), own_side)
+    actions = [f"@app.action({name!r})\ndef handler():\n    {body}\n" for name, (body, _) in ANSWERS.items()]
+    yield launcher.service(TARGET + "\n" + "\n".join(actions), server=bus)
+    launcher.end_all()
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_every_request_has_one_final_answer(answering: Script, peer: Peer, name: str) -> None:
+    request_id = peer.post(answering.service, name)
+    finals = [peer.answer(request_id), *(reply for reply in peer.replies(0.1) if reply["final"])]
+    assert len(finals) == 1
+    status, expected = ANSWERS[name][1]
+    assert finals[0]["status"] == status
+    assert expected in (finals[0]["payload"], finals[0].get("code"))
+    assert works(peer, answering)
+
+
 # --- values ---
 
 
@@ -564,6 +610,38 @@ def test_20000_requests_at_once_are_each_answered_or_refused_in_bounded_memory(
     assert script.status("VmHWM") - before <= 64 * 1024
     with Peer(bus) as another:
         assert works(another, script)
+
+
+def test_large_requests_are_refused_before_they_fill_the_memory(
+    launch: Launcher, bus: PrivateServer, peer: Peer
+) -> None:
+    """200 MB for handlers that all wait: what waits is bounded in bytes, not only in number."""
+    script = launch.service(
+        """
+        @app.action("hold")
+        def hold():
+            while not os.path.exists("go"):
+                time.sleep(0.01)
+            return {"size": len(request.payload)}
+
+        @app.action("echo")
+        def echo():
+            return {"got": request.payload}
+        """,
+        server=bus,
+    )
+    assert works(peer, script)
+    before = script.resident_kb()
+    peer.link.send("CLIENT", "REPLY", "OFF")
+    for _ in range(200):
+        peer.link.send("PUBLISH", script.service, json.dumps(peer.request(script.service, "hold", "x" * MEGABYTE)))
+    first = peer.next()
+    assert first is not None
+    (script.folder / "go").touch()
+    replies = [first, *(reply for reply in peer.replies(2.0))]
+    assert {reply.get("code", "done") for reply in replies} == {"done", "busy"}
+    assert len(replies) == 200
+    assert script.status("VmHWM") - before <= 64 * 1024
 
 
 SLOW_KINDS = {

@@ -183,8 +183,8 @@ def converse(
     return service, result
 
 
-@pytest.mark.parametrize("service_name", ["own_side", "upstream_side"])
-@pytest.mark.parametrize("caller_name", ["own_side", "upstream_side"])
+@pytest.mark.parametrize("service_name", ["own_side", "debian_side", "upstream_side"])
+@pytest.mark.parametrize("caller_name", ["own_side", "debian_side", "upstream_side"])
 def test_every_pair_of_caller_and_service_has_the_same_conversation(
     launch: Launcher,
     own_bus: PrivateServer,
@@ -281,3 +281,22 @@ def test_a_broadcast_is_the_bare_payload(launch: Launcher, own_bus: PrivateServe
     assert (golden["channel"].replace("{service}", service.service), golden["message"]) in [
         (channel, json.loads(data)) for channel, data in heard.drain()
     ]
+
+
+CACHE = """
+@app.action("remember")
+def remember():
+    cache.set(os.environ["SERVICE"] + ":kept", request.payload["text"])
+    return {"kept": cache.get(os.environ["SERVICE"] + ":kept"), "receivers": broadcast.send("nobody.listens", {})}
+"""
+
+
+@pytest.mark.parametrize("name", ["own_side", "debian_side"])
+def test_cache_is_a_redis_client_of_either_age(
+    launch: Launcher, own_bus: PrivateServer, request: pytest.FixtureRequest, name: str
+) -> None:
+    """redis-py is what Debian has, or the newest."""
+    service = launch.service(CACHE, side=request.getfixturevalue(name), server=own_bus)
+    with Peer(own_bus) as peer:
+        answer = peer.ask(service.service, "remember", {"text": "grüezi"})
+    assert answer["payload"] == {"kept": "grüezi", "receivers": 0}
