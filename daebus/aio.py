@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from threading import Thread
 from time import monotonic
-from weakref import WeakKeyDictionary
 
 from .client import (
     CONFIRM_LIMIT,
@@ -294,6 +293,11 @@ class AsyncHub:
             if exchange.owner is owner:
                 exchange.fail(_closed())
 
+    def close_after_loop(self) -> None:
+        """Close the connections of a loop that was closed before its callers were."""
+        if self._pair is not None:
+            self._pair.close()
+
     def close(self) -> None:
         """Close the connections; nobody uses them any more."""
         if self._connecting is not None:
@@ -313,7 +317,17 @@ def _closed() -> CallerClosed:
     return CallerClosed("the caller is closed: make a new AsyncCaller to go on")
 
 
-_hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[object, ...], AsyncHub]] = WeakKeyDictionary()
+_hubs: dict[tuple[asyncio.AbstractEventLoop, tuple[object, ...]], AsyncHub] = {}
+
+
+def _hub(loop: asyncio.AbstractEventLoop, settings: RedisSettings) -> AsyncHub:
+    """Return the hub of an event loop for a Redis server. Connects nothing."""
+    hub = _hubs.get((loop, settings.key))
+    if hub is None:
+        for key in [key for key in _hubs if key[0].is_closed()]:
+            _hubs.pop(key).close_after_loop()
+        hub = _hubs[loop, settings.key] = AsyncHub(settings, loop)
+    return hub
 
 
 class AsyncCaller:
@@ -450,11 +464,7 @@ class AsyncCaller:
         if self._closed:
             raise _closed()
         loop = asyncio.get_running_loop()
-        settings = self._settings
-        hubs = _hubs.setdefault(loop, {})
-        hub = hubs.get(settings.key)
-        if hub is None:
-            hub = hubs[settings.key] = AsyncHub(settings, loop)
+        hub = _hub(loop, self._settings)
         if hub is not self._used:
             hub.users += 1
             self._used = hub
@@ -471,7 +481,7 @@ class AsyncCaller:
         hub.abandon(self)
         hub.users -= 1
         if hub.users <= 0:
-            _hubs.get(hub._loop, {}).pop(hub.settings.key, None)
+            _hubs.pop((hub._loop, hub.settings.key), None)
             hub.close()
 
     async def __aenter__(self) -> Self:
