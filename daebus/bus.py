@@ -163,25 +163,30 @@ class Bus:
         return self._sorted(replies)
 
     def _sorted(self, replies: list[Any]) -> list[Item]:
-        """Return the items of what arrived; the rest are confirmations and pongs."""
+        """Return the items of what arrived; the rest are confirmations, pongs, and late answers to our claim."""
         items: list[Item] = []
         known = self._items
         for reply in replies:
-            if type(reply) is list and len(reply) > 2:
-                kind = reply[0]
-                if kind == b"message":
-                    work, plan, channel = known[reply[1]]
-                    if work is None and self._share is not None:
-                        channel = self._share.ticket(reply[2])
-                        if self._share.is_marker(reply[2]):
-                            continue
-                    items.append((work, plan, channel, reply[2]))
-                elif kind == b"pmessage":
-                    work, plan, _glob = known[reply[1]]
-                    items.append((work, plan, reply[2].decode("utf-8", "backslashreplace"), reply[3]))
-                elif kind in (b"unsubscribe", b"punsubscribe") and reply[2] == 0:
-                    self.engine.soon(self._unsubscribed.set)  # once the engine has what came before
-        return items
+            if type(reply) is not list or len(reply) < 3:
+                continue
+            kind = reply[0]
+            if kind == b"message" and reply[1] in known:
+                items.append((*known[reply[1]], reply[2]))
+            elif kind == b"pmessage" and reply[1] in known:
+                work, plan, _glob = known[reply[1]]
+                items.append((work, plan, reply[2].decode("utf-8", "backslashreplace"), reply[3]))
+            elif kind in (b"unsubscribe", b"punsubscribe") and reply[2] == 0:
+                self.engine.soon(self._unsubscribed.set)  # once the engine has what came before
+        return items if self._share is None else self._numbered(items, self._share)
+
+    def _numbered(self, items: list[Item], share: Share) -> list[Item]:
+        """Give each message to a shared service its ticket; leave the markers out."""
+        numbered: list[Item] = []
+        for work, plan, channel, data in items:
+            ticket = share.ticket(data) if work is None else channel
+            if work is not None or not share.is_marker(data):
+                numbered.append((work, plan, ticket, data))
+        return numbered
 
     def _on_publishing(self, events: int) -> list[Item]:
         """Redis takes more, or has closed the connection."""

@@ -387,13 +387,11 @@ _hubs_lock = allocate_lock()
 
 
 def _hub(settings: RedisSettings) -> Hub:
-    """Return the process' hub for a Redis server. Connects nothing."""
-    key = settings.key
-    with _hubs_lock:
-        hub = _hubs.get(key)
-        if hub is None:
-            hub = _hubs[key] = Hub(settings)
-        return hub
+    """Return the process' hub for a Redis server (under `_hubs_lock`). Connects nothing."""
+    hub = _hubs.get(settings.key)
+    if hub is None:
+        hub = _hubs[settings.key] = Hub(settings)
+    return hub
 
 
 def _forget_hubs() -> None:
@@ -409,9 +407,10 @@ os.register_at_fork(after_in_child=_forget_hubs)
 
 
 def _shared_hub(settings: RedisSettings | None) -> Hub:
-    hub = _hub(settings if settings is not None else redis_settings())
-    hub.pinned = True
-    return hub
+    with _hubs_lock:
+        hub = _hub(settings if settings is not None else redis_settings())
+        hub.pinned = True
+        return hub
 
 
 def publish(settings: RedisSettings | None, channel: str, payload: Any) -> int:
@@ -583,8 +582,8 @@ class DaebusCaller:
         daemon = running_daemon()
         if self._used is not None and self._used.usable and daemon is self._daemon:
             return self._used
-        hub = _hub(self._settings)
         with _hubs_lock:
+            hub = _hub(self._settings)
             if hub is not self._used:
                 hub.users += 1
             self._used, self._daemon = hub, daemon
@@ -615,7 +614,7 @@ class DaebusCaller:
     @property
     def redis(self) -> Any:
         """A redis-py client of the same server (made on first use)."""
-        from .cache import client
+        from .redispy import client
 
         return client(self._settings)
 

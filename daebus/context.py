@@ -59,6 +59,8 @@ class RequestView:
     __slots__ = ()
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)  # Python itself asks, to see what kind of object this is
         call = current.get()
         if call is None:
             raise RuntimeError(
@@ -144,7 +146,7 @@ class Broadcast:
 
 def get_redis_client() -> Any:
     """Return the redis-py client that is behind `cache`."""
-    from .cache import client
+    from .redispy import client
 
     return client(_daemon.settings if _daemon is not None else None)
 

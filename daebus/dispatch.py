@@ -116,7 +116,7 @@ class Dispatcher:
         reserved: Reserved,
         publisher: Any,
         clock: str,
-        mine: Callable[[object, str], bool] | None = None,
+        mine: Callable[[PubSubRequest | None, str], bool] | None = None,
     ) -> None:
         """`mine`, given for a shared service, says whether this process is the one to answer a message."""
         self._service = service
@@ -127,7 +127,7 @@ class Dispatcher:
         self._seldom = Seldom()
         self._tracebacks = Budget(burst=100, rate=10)
         self.counts = Counts()
-        self._mine: Callable[[object, str], bool] | None = mine
+        self._mine: Callable[[PubSubRequest | None, str], bool] | None = mine
         self._early: list[ActionCall | ListenCall] | None = []  # what came before `open`
         self.awaiting: set[ActionCall | ListenCall] = set()  # calls whose coroutines run
         self.start_coroutine: Callable[[Coroutine[Any, Any, None]], None] = _no_event_loop
@@ -150,7 +150,7 @@ class Dispatcher:
         if request.action in self._reserved:
             self._introduce(request, response)
             return None
-        if self._mine is not None and not self._mine(request.request_id, ticket):
+        if self._mine is not None and not self._mine(request, ticket):
             return None
         work = self._actions.get(request.action)
         if work is None:

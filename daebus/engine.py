@@ -227,9 +227,9 @@ class Engine:
             reading, self._reader = self._reader, None
             for _ in range(self._threads):
                 self._jobs.put(None)
-        if reading is None:
-            self._close()  # nobody reads who would
-        else:
+        if self._threads == 0:
+            self._close()  # nobody has read, who would
+        elif reading is not None:
             self.ring()
         sys.setswitchinterval(self._usual_switch)
 

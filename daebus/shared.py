@@ -16,6 +16,7 @@ from .log import Seldom, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .message import PubSubRequest
     from .settings import RedisSettings
 
 REMEMBERED = 120
@@ -49,9 +50,10 @@ class Share:
         self._count += 1
         return f"{self._marker}:{self._count}" if self._marker else ""
 
-    def mine(self, request_id: object, ticket: str) -> bool:
-        """Ask for a message; True for one process only. Waits for Redis' answer."""
-        name = f"id:{request_id}" if request_id is not None else ticket
+    def mine(self, request: PubSubRequest | None, ticket: str) -> bool:
+        """Ask for a message (None: one that cannot be read); True for one process only. Waits for Redis' answer."""
+        named = request is not None and request.request_id is not None
+        name = f"id:{request.reply_to}:{request.request_id!a}" if request is not None and named else ticket
         if not name:
             return False  # came before we knew its number; the others do
         key = f"daebus:once:{self._service}:{name}"

@@ -25,6 +25,7 @@ class Notifier:
         if self._notifier is None or os.getpid() != self._pid:
             return
         try:
-            self._notifier.notify("\n".join(states))
+            text = "\n".join(states)
+            self._notifier.notify(text.encode("utf-8", "backslashreplace").decode("latin-1"))  # as which it is sent
         except OSError as error:
             logger.debug("systemd could not be told %s: %s", states, error)

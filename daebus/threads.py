@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from threading import Event, Thread, current_thread
+from threading import Event, Lock, Thread, current_thread
 from time import monotonic
 
 from .log import logger, one_line
@@ -51,15 +51,17 @@ class ManagedThread:
         self._fail = fail
         self._stop = Event()
         self._thread: Thread | None = None
+        self._lock = Lock()  # for starting, which several may want at once
 
     def start(self) -> bool:
         """Start it; False if it runs already."""
-        if self._thread is not None and self._thread.is_alive():
-            return False
-        self._stop = Event()
-        self._thread = Thread(target=self._run, args=(self._stop,), name=f"daebus:{self.name}", daemon=True)
-        self._thread.start()
-        return True
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                return False
+            self._stop = Event()
+            self._thread = Thread(target=self._run, args=(self._stop,), name=f"daebus:{self.name}", daemon=True)
+            self._thread.start()
+            return True
 
     def tell(self) -> None:
         """Tell it to stop, without waiting."""

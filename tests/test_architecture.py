@@ -23,7 +23,7 @@ LAYERS = {
     "declared": ["log", "registry", "work", "pubsub", "context"],
     "room": ["dispatch"],
     "doors and threads": [
-        "cache",
+        "redispy",
         "link",
         "loop",
         "engine",
@@ -40,7 +40,7 @@ LAYERS = {
     "faces": ["app", "__init__"],
 }
 # `broadcast` and `cache` are views for users' code; what is behind them is imported when they are first used.
-ON_USE = {("context", "cache"), ("context", "client")}
+ON_USE = {("context", "redispy"), ("context", "client")}
 # Stands beside the layers: it starts Redis, knows nothing of services, and no layer needs it.
 APART = ["redisserver"]
 
