@@ -9,36 +9,24 @@ import asyncio
 from threading import Thread
 from time import monotonic
 
-from .client import (
+from .errors import CallerClosed, RedisRefused, RedisUnavailable, ServiceUnavailable
+from .jsontext import dumps
+from .ledger import Exchange
+from .link import open_pair
+from .message import checked, encode_direct
+from .resp import command, deliver, publish
+from .schedule import backoff
+from .target import (
     CONFIRM_LIMIT,
-    HEALTH_PERIOD,
     NO_FIELDS,
     WAIT_FIRST,
     WAIT_LONGEST,
-    check_text,
+    HubState,
+    Target,
+    check_channel_to_publish,
     check_timeout,
-    clock_id,
-    settings_for,
+    payload_of,
 )
-from .context import running_daemon
-from .errors import (
-    CallerClosed,
-    ConfigurationError,
-    DaebusError,
-    RedisRefused,
-    RedisUnavailable,
-    RequestTimeout,
-    ServiceUnavailable,
-    error_from_wire,
-)
-from .jsontext import dumps
-from .ledger import Exchange, Ledger
-from .link import new_id, open_pair
-from .message import checked, encode_direct, encode_request
-from .names import check_service
-from .resp import PING, command, deliver, publish
-from .schedule import backoff
-from .settings import redis_settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -114,17 +102,11 @@ class _Opening:
             self.future.set_exception(error)
 
 
-class AsyncHub:
+class AsyncHub(HubState):
     """The connections of one event loop to one Redis server. Everything here runs on the loop."""
 
     def __init__(self, settings: RedisSettings, loop: asyncio.AbstractEventLoop) -> None:
-        daemon = running_daemon()
-        who = f"{daemon.service}-" if daemon is not None and daemon.service else ""
-        self.settings = settings
-        self.channel = f"caller:{who}{new_id()}"
-        self.clock = clock_id()
-        self.users = 0
-        self.ledger = Ledger()
+        super().__init__(settings)
         self.commands: set[TaskExchange] = set()
         self._loop = loop
         self._pair: Pair | None = None
@@ -133,8 +115,6 @@ class AsyncHub:
         self._unsent = b""
         self._writing = False
         self._flush_due = False
-        self._heard = 0.0
-        self._asked = 0.0
         self._check: asyncio.TimerHandle | None = None
 
     # --- connecting ---
@@ -148,7 +128,7 @@ class AsyncHub:
         try:
             await asyncio.wait_for(asyncio.shield(self._connecting), max(0.001, deadline - monotonic()))
         except TimeoutError:
-            raise RedisUnavailable(f"Redis at {self.settings} does not answer") from None
+            raise self._silent() from None
 
     async def _connect(self) -> Pair:
         try:
@@ -247,19 +227,9 @@ class AsyncHub:
                 self._connecting.add_done_callback(_ignore_outcome)
             return
         try:
-            self._check_health(pair, monotonic())
+            self._check_health(pair.subscribed, monotonic())
         except RedisUnavailable as error:
             self._lost(error)
-
-    def _check_health(self, pair: Pair, now: float) -> None:
-        oldest = self.ledger.oldest
-        if oldest is not None and now - oldest > CONFIRM_LIMIT:
-            raise RedisUnavailable(f"Redis at {self.settings} did not confirm within {CONFIRM_LIMIT:g} s")
-        if now - max(self._heard, self._asked) >= HEALTH_PERIOD:
-            if self._asked > self._heard:
-                raise RedisUnavailable(f"Redis at {self.settings} did not answer a health check")
-            self._asked = now
-            pair.subscribed.send(PING)
 
     async def command(self, data: bytes, exchange: TaskExchange, deadline: float) -> Any:
         """Send one command and return Redis' reply."""
@@ -271,11 +241,7 @@ class AsyncHub:
             await exchange.wait(deadline)
         finally:
             self.commands.discard(exchange)
-        if exchange.error is not None:
-            raise exchange.error
-        if not exchange.confirmed:
-            raise RedisUnavailable(f"Redis at {self.settings} does not answer")
-        return exchange.result
+        return self._outcome(exchange)
 
     async def request(
         self, request_id: str, channel: bytes, data: bytes, exchange: TaskExchange, deadline: float
@@ -287,11 +253,11 @@ class AsyncHub:
             self._watch()
         self.send(deliver(channel, data), 4, exchange)
 
-    def abandon(self, owner: object) -> None:
+    def abandon(self, owner: object, error: CallerClosed) -> None:
         """Tell all that wait for a caller which is closed."""
         for exchange in (*self.ledger.pending.values(), *self.commands):
             if exchange.owner is owner:
-                exchange.fail(_closed())
+                exchange.fail(error)
 
     def close_after_loop(self) -> None:
         """Close the connections of a loop that was closed before its callers were."""
@@ -313,10 +279,6 @@ def _ignore_outcome(task: asyncio.Task[Pair]) -> None:
         task.exception()
 
 
-def _closed() -> CallerClosed:
-    return CallerClosed("the caller is closed: make a new AsyncCaller to go on")
-
-
 _hubs: dict[tuple[asyncio.AbstractEventLoop, tuple[object, ...]], AsyncHub] = {}
 
 
@@ -330,28 +292,13 @@ def _hub(loop: asyncio.AbstractEventLoop, settings: RedisSettings) -> AsyncHub:
     return hub
 
 
-class AsyncCaller:
+class AsyncCaller(Target):
     """Calls a service from asyncio. The arguments, verbs and errors are those of `DaebusCaller`.
 
     To be used on one event loop; its methods are coroutines.
     """
 
-    def __init__(
-        self,
-        target_service: str,
-        redis_host: str | None = None,
-        redis_port: int | None = None,
-        timeout: float = 5,
-        *,
-        redis_url: str | None = None,
-    ) -> None:
-        self.target_service = check_service(target_service)
-        self.timeout = check_timeout(timeout)
-        self._given = redis_host is not None or redis_port is not None or redis_url is not None
-        self._own_settings = redis_settings(redis_host, redis_port, redis_url)
-        self._channel = target_service.encode()
-        self._closed = False
-        self._used: AsyncHub | None = None
+    _used: AsyncHub | None = None
 
     async def send_request(
         self,
@@ -370,16 +317,7 @@ class AsyncCaller:
         deadline = monotonic() + limit
         hub = self._hub()
         request_id = hub.ledger.next_id()
-        data = encode_request(
-            self.target_service,
-            check_text(action),
-            payload,
-            hub.channel,
-            request_id,
-            deadline,
-            limit,
-            hub.clock,
-        )
+        data = self._encode(hub, request_id, action, payload, deadline, limit)
         while True:
             if wait:
                 await self._hold(hub, deadline, limit)
@@ -410,10 +348,7 @@ class AsyncCaller:
                 pass
             attempt += 1
             left = deadline - monotonic()
-            if self._closed:
-                raise _closed()
-            if left <= 0:
-                raise RequestTimeout(f"No service {self.target_service!r} came within {limit:g} s; nothing was sent")
+            self._check_holding(left, limit)
             await asyncio.sleep(min(backoff(attempt, WAIT_FIRST, WAIT_LONGEST), left))
 
     async def _result(
@@ -421,48 +356,29 @@ class AsyncCaller:
     ) -> Any:
         while True:
             await exchange.wait(deadline)
-            while exchange.replies:
-                reply = exchange.replies.popleft()
-                if not reply.final:
-                    await _report(on_progress, reply.payload)
-                    continue
-                if reply.failed:
-                    raise error_from_wire(reply.text, reply.code, reply.error_id)
-                return reply.payload
-            if exchange.error is not None:
-                raise self._explained(exchange.error)
-            if monotonic() >= deadline:
-                lost = "; the connection to Redis was lost meanwhile" if exchange.interrupted else ""
-                raise RequestTimeout(f"No answer from {self.target_service!r} to {asked}{lost}")
-
-    def _explained(self, error: DaebusError) -> DaebusError:
-        if isinstance(error, ServiceUnavailable):
-            text = f"No service {self.target_service!r} is running (asked Redis at {self._settings})"
-            return ServiceUnavailable(text)
-        return error
+            reply = self._next_reply(exchange, deadline, asked)
+            if reply is None:
+                continue
+            if reply.final:
+                return payload_of(reply)
+            await _report(on_progress, reply.payload)
 
     async def send_message(self, channel: str, payload: Any) -> int:
         """Publish a JSON value to a channel; return how many subscribers received it."""
-        if not isinstance(channel, str) or not channel:
-            raise ConfigurationError(f"{channel!r} is not a channel: give its name as text")
-        return await self._publish(channel, checked(dumps(payload)))
+        return await self._publish(check_channel_to_publish(channel), checked(dumps(payload)))
 
     async def send_to_service(self, payload: Any, action: str | None = None) -> int:
         """Send the service a message that wants no answer; return how many subscribers received it."""
-        return await self._publish(self.target_service, encode_direct(payload, action))
+        return await self._publish(self._channel, encode_direct(payload, action))
 
-    async def _publish(self, channel: str, data: bytes) -> int:
+    async def _publish(self, channel: bytes, data: bytes) -> int:
         hub = self._hub()
         exchange = TaskExchange(self, hub._loop, command=True)
-        return int(await hub.command(publish(channel.encode(), data), exchange, monotonic() + self.timeout))
-
-    @property
-    def _settings(self) -> RedisSettings:
-        return settings_for(self._own_settings, given=self._given)
+        return int(await hub.command(publish(channel, data), exchange, monotonic() + self.timeout))
 
     def _hub(self) -> AsyncHub:
         if self._closed:
-            raise _closed()
+            raise self._is_closed()
         loop = asyncio.get_running_loop()
         hub = _hub(loop, self._settings)
         if hub is not self._used:
@@ -478,7 +394,7 @@ class AsyncCaller:
         hub, self._used = self._used, None
         if hub is None:
             return
-        hub.abandon(self)
+        hub.abandon(self, self._is_closed())
         hub.users -= 1
         if hub.users <= 0:
             _hubs.pop((hub._loop, hub.settings.key), None)

@@ -132,7 +132,7 @@ class Broadcast:
         Raises `ValueError` for an empty channel, `TypeError` for a payload that is no dict, `Unserialisable` for
         one that JSON cannot hold, `RedisUnavailable` if Redis does not take it.
         """
-        from .client import publish
+        from .hub import publish
 
         if not isinstance(channel, str) or not channel:
             raise ValueError(f"{channel!r} is not a channel to broadcast to: give its name as text")

@@ -16,7 +16,6 @@ from time import monotonic
 
 from . import claim
 from .bus import HEALTH_PERIOD, Bus
-from .client import clock_id
 from .dispatch import Dispatcher
 from .engine import Engine
 from .errors import NameTaken, RedisRefused, RedisUnavailable, Stopping
@@ -24,6 +23,7 @@ from .log import logger, one_line
 from .schedule import backoff
 from .scheduler import Scheduler
 from .systemd import Notifier
+from .target import clock_id
 from .threads import Threads
 from .work import Work
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 
-from .client import command_now
 from .errors import RedisUnavailable
+from .hub import command_now
 from .link import new_id
 from .log import Seldom, one_line
 

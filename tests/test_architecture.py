@@ -31,6 +31,8 @@ LAYERS = {
         "bus",
         "shared",
         "ledger",
+        "target",
+        "hub",
         "client",
         "aio",
         "scheduler",
@@ -40,7 +42,7 @@ LAYERS = {
     "faces": ["app", "__init__"],
 }
 # `broadcast` and `cache` are views for users' code; what is behind them is imported when they are first used.
-ON_USE = {("context", "redispy"), ("context", "client")}
+ON_USE = {("context", "redispy"), ("context", "hub")}
 # Stands beside the layers: it starts Redis, knows nothing of services, and no layer needs it.
 APART = ["redisserver"]
 

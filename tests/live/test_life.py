@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import pytest
 
 from daebus.redisserver import PrivateServer
-from tests.outside import ANSWER_SECONDS, Launcher, Link, Peer, Script, subscribers, until_subscribed
+from tests.outside import ANSWER_SECONDS, Launcher, Link, Peer, Script, subscribers, until_ready, until_subscribed
 from tests.support import MS, wait_for
 
 STOP_SECONDS = 5000 * MS  # the promise
@@ -422,6 +422,38 @@ def stop_unknown():
     assert peer.ask(script.service, "stop")["payload"] == {"unknown": False}
     assert script.notes.count("ran") == 1
     assert script.alive
+
+
+def test_a_thread_can_be_stopped_by_the_very_first_request(launch: Launcher, bus: PrivateServer, peer: Peer) -> None:
+    """It was held back until on_start was done, and runs as soon as the service opens."""
+    script = launch.start(
+        SERVICE
+        + """
+@app.on_start()
+def prepare():
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+
+@app.thread("ticker")
+def ticker(running):
+    note("up")
+    while running():
+        time.sleep(0.01)
+    note("down")
+
+@app.action("stop")
+def stop_it():
+    return {"done": app.stop_thread("ticker", timeout=2.0)}
+""",
+        server=bus,
+    )
+    until_subscribed(bus, script.service, script)
+    request_id = peer.post(script.service, "stop")
+    (script.folder / "go").touch()
+    assert peer.answer(request_id)["payload"] == {"done": True}
+    until_ready(script)
+    assert peer.ask(script.service, "stop")["payload"] == {"done": True}
+    assert script.notes.count("up") == script.notes.count("down")
 
 
 TASKS = """

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from daebus import AsyncCaller, Daebus, DaebusCaller
-from daebus.client import ThreadExchange, clock_id
 from daebus.context import set_daemon
 from daebus.errors import CallerClosed, ConfigurationError, RedisUnavailable, TooLarge, Unserialisable
+from daebus.hub import ThreadExchange
 from daebus.message import MAX_MESSAGE
 from daebus.settings import RedisSettings
+from daebus.target import clock_id
 from tests.support import MS
 
 NOWHERE = "unix:///nonexistent/redis.sock"
