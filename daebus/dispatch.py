@@ -125,7 +125,7 @@ class Dispatcher:
         self._publisher = publisher
         self._clock = clock
         self._seldom = Seldom()
-        self._tracebacks = Budget(burst=100, rate=10)
+        self._tracebacks = Budget(burst=50, rate=5)
         self.counts = Counts()
         self._mine: Callable[[PubSubRequest | None, str], bool] | None = mine
         self._early: list[ActionCall | ListenCall] | None = []  # what came before `open`

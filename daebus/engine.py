@@ -69,11 +69,14 @@ SHORT_SWITCH = 0.0002
 BATCH = 16
 """Handlers that the reader runs between two looks at the time since it last read."""
 
-IDLE_LIMIT = 10.0
+IDLE_LIMIT = 3.0
 """Seconds after which a worker thread without work ends."""
 
 QUEUE_LIMIT = 1000
 """Calls that may wait for a worker."""
+
+BACKLOG_BYTES = 16 * 1024 * 1024
+"""Bytes of the messages whose calls wait for a worker."""
 
 QUEUE_BYTES = 24 * 1024 * 1024
 """Bytes of messages read and not yet begun, above which further ones are refused."""
@@ -138,7 +141,8 @@ class Engine:
         self._ready: deque[Item] = deque()  # read, not begun
         self._ready_bytes = 0
         self._overflow: list[Item] = []  # to be refused
-        self._backlog: deque[Call] = deque()  # waiting for a worker; only while `max_workers` handlers run
+        self._backlog: deque[tuple[Call, int]] = deque()  # waiting for a worker; only while `max_workers` handlers run
+        self._backlog_bytes = 0
         self._working = 0
         self._workers: dict[int, _Place] = {}  # by thread
         self._jobs: SimpleQueue[Call | _Spare | _Reading | None] = SimpleQueue()
@@ -250,7 +254,8 @@ class Engine:
     def refuse_waiting(self, error: DaebusError) -> None:
         """Refuse what waits, and answer for what still runs. Called at the end of a drain, on the main thread."""
         with self._lock:
-            calls, self._backlog = list(self._backlog), deque()
+            calls = [call for call, _size in self._backlog]
+            self._backlog.clear()
             calls += [place.runs.call for place in self._workers.values() if place.runs.call is not None]
             items, self._ready = list(self._ready), deque()
             for work in self._crowded:
@@ -325,30 +330,35 @@ class Engine:
         if call is None:
             return work
         me.call = call
-        if (call.work.slow or self._working >= self._max_workers) and self._elsewhere(me, call):
+        if (call.work.slow or self._working >= self._max_workers) and self._elsewhere(me, call, _size(item)):
             return None
         finished = call.run()
         return work if finished else None
 
-    def _elsewhere(self, me: _Reading, call: Call) -> bool:
+    def _elsewhere(self, me: _Reading, call: Call, size: int) -> bool:
         """Hand a call to a worker, queue it, or refuse it. False if this thread was displaced, and is a worker now."""
         with self._lock:
             if self._reader is not me:
                 if self._working <= self._max_workers:
                     return False
-                self._backlog.append(call)  # it was displaced while it planned, and there is no place for the handler
+                self._wait_for_worker(call, size)  # displaced while it planned, and there is no place for the handler
                 return True
             if self._working < self._max_workers and self._hand(call):
                 self._working += 1
                 return True
-            if self._working and len(self._backlog) < QUEUE_LIMIT:
-                self._backlog.append(call)
+            full = len(self._backlog) >= QUEUE_LIMIT or self._backlog_bytes + size > BACKLOG_BYTES
+            if self._working and not full:
+                self._wait_for_worker(call, size)
                 return True
         call.refuse(_busy())
         if call.work.ordered:
             with self._lock:
                 self._end_turn(call.work)
         return True
+
+    def _wait_for_worker(self, call: Call, size: int) -> None:
+        self._backlog.append((call, size))
+        self._backlog_bytes += size
 
     def _wait(self, timeout: float) -> None:
         """Wait for sockets; read them. Only the reader is here, and it cannot be displaced here."""
@@ -486,7 +496,9 @@ class Engine:
         """After a handler: go on with what waits for a worker, or give the place back and rest."""
         with self._lock:
             if self._backlog and self._working <= self._max_workers:
-                return self._backlog.popleft()
+                call, size = self._backlog.popleft()
+                self._backlog_bytes -= size
+                return call
             self._workers.pop(get_ident(), None)
             self._working -= 1
         return self._rest()
@@ -572,4 +584,4 @@ def _cpu_seconds(ident: int) -> float:
 
 
 def _busy() -> Busy:
-    return Busy(f"The service is busy: {QUEUE_LIMIT:,} requests or more are waiting already; try again later")
+    return Busy("The service is busy: as many requests are waiting as it takes; try again later")

@@ -121,15 +121,19 @@ class Link:
             raise RedisUnavailable(f"the connection to Redis was lost: {_why(error)}") from None
 
     def ask(self, deadline: float, *commands: bytes) -> list[Any]:
-        """Send commands and wait for their replies until the deadline (monotonic seconds)."""
+        """Send commands and wait for their replies until the deadline (monotonic seconds).
+
+        Raises `RedisUnavailable`, or `TimeoutError` at the deadline.
+        """
         replies: list[Any] = []
         try:
             self.sock.settimeout(max(0.001, deadline - monotonic()))
             self.sock.sendall(b"".join(commands))
             while len(replies) < len(commands):
                 replies += self.wait(deadline)
-        finally:
             self.sock.settimeout(0)
+        except OSError as error:
+            raise _lost(error) from None
         return replies
 
     def wait(self, deadline: float) -> list[Any]:
@@ -137,8 +141,11 @@ class Link:
         left = deadline - monotonic()
         if left <= 0:
             raise TimeoutError
-        self.sock.settimeout(left)
-        data = self.sock.recv(CHUNK)
+        try:
+            self.sock.settimeout(left)
+            data = self.sock.recv(CHUNK)
+        except OSError as error:
+            raise _lost(error) from None
         if not data:
             raise RedisUnavailable("Redis closed the connection")
         self._reader.feed(data)
@@ -150,6 +157,13 @@ class Link:
             self.sock.close()
         except OSError:
             pass
+
+
+def _lost(error: OSError) -> OSError:
+    """Return what to raise for an error of a connection that is being set up; a time-out is told apart."""
+    if isinstance(error, RedisUnavailable | TimeoutError):
+        return error
+    return RedisUnavailable(f"the connection to Redis was lost: {_why(error)}")
 
 
 def _why(error: OSError) -> str:

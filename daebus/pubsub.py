@@ -53,6 +53,8 @@ class PubSubResponse:
 
     def error(self, err: BaseException | str, final: bool = True) -> int:
         """Answer with an error: the text of an exception, or a text. The caller gets it as an exception."""
+        if not isinstance(err, BaseException | str):  # its text might be an address in memory
+            raise TypeError(f"response.error() takes an exception or a text, not {type(err).__name__}")
         error = err if isinstance(err, DaebusError) else RemoteError(str(err))
         return self._answer(encode_error(error, self.request.request_id, final=final), final)
 

@@ -161,8 +161,8 @@ class Service:
         self.engine.start()
         try:
             self._run_hooks()
-            self.engine.soon(self._open)
             self.threads.start_all()
+            self.engine.soon(self._open)
             self._scheduler = Scheduler(self._registry.records("background"), self.engine.spare)
             self._say_ready()
             self._watch(self._scheduler)

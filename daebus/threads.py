@@ -69,7 +69,8 @@ class ManagedThread:
 
     def join(self, seconds: float) -> bool:
         """Wait for its end; True if it has ended (or never ran)."""
-        thread = self._thread
+        with self._lock:  # not between its making and its start
+            thread = self._thread
         if thread is None or thread is current_thread():
             return thread is None
         thread.join(max(0.0, seconds))

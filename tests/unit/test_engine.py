@@ -448,9 +448,7 @@ def test_behind_a_full_queue_requests_are_refused(single: Bench) -> None:
     single.send(*extra)
     assert all(job.done.wait(SOON) for job in extra)
     assert [type(job.refusals[0]) for job in extra] == [Busy] * 3
-    assert (
-        str(extra[0].refusals[0]) == "The service is busy: 1,000 requests or more are waiting already; try again later"
-    )
+    assert "as many requests are waiting as it takes" in str(extra[0].refusals[0])
     stall.go.set()
     assert all(job.done.wait(SOON) for job in queued)
     assert not any(job.refused for job in queued)
