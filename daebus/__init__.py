@@ -46,6 +46,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .aio import AsyncCaller
     from .client import DaebusCaller
+    from .workflow_caller import DaebusWorkflow
 
 __version__ = "0.1.0"
 
@@ -59,6 +60,7 @@ __all__ = [
     "Daebus",
     "DaebusCaller",
     "DaebusError",
+    "DaebusWorkflow",
     "DeclarationError",
     "Expired",
     "InternalError",
@@ -83,7 +85,11 @@ __all__ = [
     "response",
 ]
 
-_LATER = {"DaebusCaller": "client", "AsyncCaller": "aio"}  # loaded by those who use them
+_LATER = {
+    "DaebusCaller": "client",
+    "AsyncCaller": "aio",
+    "DaebusWorkflow": "workflow_caller",
+}  # loaded by those who use them
 
 
 def __getattr__(name: str) -> object:

@@ -251,7 +251,7 @@ class AsyncHub(HubState):
         await self.connected(deadline)
         if self._check is None:
             self._watch()
-        self.send(deliver(channel, data), 4, exchange)
+        self.send(b"".join(deliver(channel, data)), 4, exchange)
 
     def abandon(self, owner: object, error: CallerClosed) -> None:
         """Tell all that wait for a caller which is closed."""

@@ -59,6 +59,7 @@ class Bus:
         self._share = share
         self.engine: Engine  # set before the connections are
         self._works: dict[str, Work] = {}
+        self._planned: list[str] = []
         self._items: dict[bytes, tuple[Work | None, Plan, str]] = {}  # by channel or glob, as Redis names it
         self._pair: Pair | None = None
         self._closing = False
@@ -83,6 +84,11 @@ class Bus:
             self._works[work.name] = work
             self._items[work.name.encode()] = (work, self._plan_message, work.name)
 
+    def plan(self, channel: str, plan: Plan) -> None:
+        """Subscribe to a further channel, whose messages are planned there."""
+        self._planned.append(channel)
+        self._items[channel.encode()] = (None, plan, channel)
+
     @property
     def connected(self) -> bool:
         """Whether the connections stand."""
@@ -92,7 +98,7 @@ class Bus:
 
     def connect(self) -> Pair:
         """Open the connections, once. Raises `RedisUnavailable` or `RedisRefused`. Any thread."""
-        channels = [self.service] + [name for name in self._works if not is_glob(name)]
+        channels = [self.service, *self._planned] + [name for name in self._works if not is_glob(name)]
         globs = [name for name in self._works if is_glob(name)]
         return open_pair(self.settings, f"daebus:{self.service}", channels, globs)
 

@@ -33,10 +33,11 @@ from .work import Work
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
-    from typing import Any
+    from typing import Any, TypeVar
 
     from .registry import Record
 
+    C = TypeVar("C", "ActionCall", "ListenCall")
     Reserved = Mapping[str, Callable[[PubSubRequest], Any]]
 
 EARLY_LIMIT = 1000
@@ -156,11 +157,7 @@ class Dispatcher:
         if work is None:
             self._not_declared(request, response)
             return None
-        call = ActionCall(self, work, request, response)
-        if self._early is None:
-            return call
-        self._hold(call, self._early)
-        return None
+        return self.admitted(ActionCall(self, work, request, response))
 
     def plan_message(self, work: Work, channel: str, data: bytes) -> ListenCall | None:
         """Return the call for a message of a listened channel; None when it cannot be read."""
@@ -174,6 +171,10 @@ class Dispatcher:
             text = f"A message on channel {shown(channel)} was ignored: {one_line(str(error))}"
             self._seldom.log(logging.WARNING, ("broken", channel), text)
             return None
+        return self.admitted(call)
+
+    def admitted(self, call: C) -> C | None:
+        """Return the call if the service has started; else keep it until then."""
         if self._early is None:
             return call
         self._hold(call, self._early)
@@ -304,7 +305,7 @@ class Dispatcher:
         if response is None:
             return
         if not response.answered:
-            response.success(result)
+            response.conclude(result)
         elif result is not None and type(result) is not int:
             self._seldom.log(logging.WARNING, ("twice", call.work.name), f"{call} returned a value after its answer")
 

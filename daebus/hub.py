@@ -87,7 +87,7 @@ class Hub(HubState):
     def request(self, request_id: str, channel: bytes, data: bytes, exchange: ThreadExchange, deadline: float) -> None:
         """Publish a request; the exchange will get its answers until `forget`."""
         self.ledger.pending[request_id] = exchange
-        self._submit(deliver(channel, data), 4, exchange, deadline)
+        self._submit(b"".join(deliver(channel, data)), 4, exchange, deadline)
 
     def forget(self, request_id: str) -> None:
         """Wait for an answer no longer."""

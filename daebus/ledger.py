@@ -133,11 +133,11 @@ def _settle(ticket: Ticket, reply: Any) -> None:
     exchange.result = reply
     if exchange.command:
         exchange.wake()
-    elif not _was_delivered(reply):
+    elif not was_delivered(reply):
         exchange.fail(ServiceUnavailable("nobody is subscribed"))  # the caller adds to whom
 
 
-def _was_delivered(result: Any) -> bool:
+def was_delivered(result: Any) -> bool:
     """Read the result of `resp.deliver`: [[channel, subscribers], receivers]."""
     try:
         return bool(result[0][1])

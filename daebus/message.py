@@ -5,6 +5,10 @@
     PUBLISH caller:<id>    {"status":"error","payload":{"error":"text"},"request_id":ID,"final":true,"code":C}
     progress               {"status":"success","payload":{..},"request_id":ID,"final":false}
 
+    PUBLISH <service>.workflows {"workflow":W,"payload":P,"workflow_id":U,"reply_to":"workflow:<id>"}   begins one
+    PUBLISH <service>.workflows {"payload":P,"workflow_id":U}                                           goes on
+    PUBLISH workflow:<id>       {"payload":P,"workflow_id":U,"final":bool}                              what it says
+
 The format is that of the package `daebus` 0.0.31 on PyPI; keys of our own (`v`, `deadline`, `clock`, `timeout`,
 `code`, `error_id`) are ignored there. They count here only in a message that says `"v":1`.
 """
@@ -81,6 +85,18 @@ class PubSubRequest:
 
     def __repr__(self) -> str:
         return f"PubSubRequest(action={self.action!r}, request_id={self.request_id!r})"
+
+
+class WorkflowRequest(PubSubRequest):
+    """A message of a workflow: the one that starts it, or one that follows. `workflow_id` tells which."""
+
+    __slots__ = ("workflow", "workflow_id")
+
+    def __init__(self, raw: dict[str, Any], service: str, workflow: str, workflow_id: str, reply_to: str) -> None:
+        super().__init__(raw, service)
+        self.workflow = self.action = workflow
+        self.workflow_id = self.request_id = workflow_id
+        self.reply_to = reply_to
 
 
 _blank: Callable[[type[PubSubRequest]], PubSubRequest] = object.__new__
@@ -202,6 +218,25 @@ def checked(text: str) -> bytes:
     if len(text) > MAX_MESSAGE:
         raise TooLarge(f"the message has {len(text):,} bytes; the limit is {MAX_MESSAGE:,}")
     return text.encode()
+
+
+def encode_workflow_part(payload: Any, workflow_id: str, *, final: bool) -> bytes:
+    """Return the bytes of what a workflow has to say. Raises `Unserialisable` or `TooLarge`."""
+    ending = "true" if final else "false"
+    return checked(f'{{"payload":{dumps(payload)},"workflow_id":{quote(workflow_id)},"final":{ending}}}')
+
+
+def encode_workflow_error(error: DaebusError, workflow_id: str) -> bytes:
+    """Return the bytes of the error that ends a workflow."""
+    return (
+        f'{{"payload":{{"error":{quote(str(error)[:10_000])}}},"workflow_id":{quote(workflow_id)},"final":true,'
+        f'"status":"error","code":{quote(error.code)}}}'
+    ).encode()
+
+
+def encode_workflow_message(payload: Any, workflow_id: str, **start: str) -> bytes:
+    """Return the bytes of a message to a workflow; `start` names the workflow, `reply_to` and `service` to begin it."""
+    return checked(dumps({**start, "payload": payload, "workflow_id": workflow_id}))
 
 
 def encode_request(

@@ -60,6 +60,14 @@ def _is_reply_channel(name: str, service: str) -> bool:
     return _reply.fullmatch(name) is not None or name == default_reply_channel(service)
 
 
+_workflow = re.compile(r"workflow:[A-Za-z0-9_.:@-]{1,200}", re.ASCII)
+
+
+def is_workflow_channel(name: object) -> bool:
+    """Say whether what a workflow has to say may be published there."""
+    return isinstance(name, str) and len(name) <= 210 and _workflow.fullmatch(name) is not None
+
+
 def default_reply_channel(service: str) -> str:
     """Return where answers go when a message names no reply channel."""
     return f"{service}.responses"

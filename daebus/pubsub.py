@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .errors import DaebusError, RemoteError
 from .log import logger
-from .message import encode_error, encode_reply
+from .message import encode_error, encode_reply, encode_workflow_error, encode_workflow_part
 from .names import shown
 
 TYPE_CHECKING = False
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Protocol
 
-    from .message import PubSubRequest
+    from .message import PubSubRequest, WorkflowRequest
 
     class Publisher(Protocol):
         """Whatever takes a message for a channel: the bus, or a redis-py client."""
@@ -53,10 +53,7 @@ class PubSubResponse:
 
     def error(self, err: BaseException | str, final: bool = True) -> int:
         """Answer with an error: the text of an exception, or a text. The caller gets it as an exception."""
-        if not isinstance(err, BaseException | str):  # its text might be an address in memory
-            raise TypeError(f"response.error() takes an exception or a text, not {type(err).__name__}")
-        error = err if isinstance(err, DaebusError) else RemoteError(str(err))
-        return self._answer(encode_error(error, self.request.request_id, final=final), final)
+        return self._answer(encode_error(as_error(err), self.request.request_id, final=final), final)
 
     def progress(self, payload: Any = None, progress_percentage: float | None = None) -> int:
         """Send progress; the percentage, if given, is kept within 0 to 100 and added to the payload."""
@@ -64,6 +61,10 @@ class PubSubResponse:
             fields = payload if isinstance(payload, dict) else {"data": payload}
             payload = {**fields, "progress_percentage": max(0, min(100, progress_percentage))}
         return self.success(payload, False)
+
+    def conclude(self, result: Any) -> None:
+        """Take what the handler returned, if it has not answered."""
+        self.success(result)
 
     def _answer(self, data: bytes, final: bool) -> int:
         if not self._take(final):
@@ -83,3 +84,51 @@ class PubSubResponse:
             return self._open.pop()
         except IndexError:
             return False
+
+
+class WorkflowResponse(PubSubResponse):
+    """What a workflow's handler says to whoever began it: any number of parts, of which the final one ends it."""
+
+    __slots__ = ("_ended", "_workflow_id")
+
+    def __init__(
+        self,
+        redis_client: Publisher,
+        request: WorkflowRequest,
+        flush: Callable[[], None] | None = None,
+        ended: Callable[[str], None] | None = None,
+    ) -> None:
+        """`ended`, if given, is called with the workflow's id after its final part."""
+        super().__init__(redis_client, request, flush)
+        self._workflow_id = request.workflow_id
+        self._ended = ended
+
+    def success(self, payload: Any = None, final: bool = True) -> int:
+        """Say something; by default the last thing."""
+        return self._say(encode_workflow_part(payload, self._workflow_id, final=final), final)
+
+    def send(self, payload: Any = None, final: bool = False) -> int:
+        """Say something; with `final=True` the last thing."""
+        return self.success(payload, bool(final))
+
+    def error(self, err: BaseException | str, final: bool = True) -> int:
+        """End the workflow with an error: the text of an exception, or a text."""
+        return self._say(encode_workflow_error(as_error(err), self._workflow_id), True)
+
+    def _say(self, data: bytes, final: bool) -> int:
+        said = self._answer(data, final)
+        if final and self._ended is not None:
+            self._ended(self._workflow_id)
+        return said
+
+    def conclude(self, result: Any) -> None:
+        """A handler that returns nothing leaves the workflow open for what follows."""
+        if result is not None:
+            self.success(result)
+
+
+def as_error(err: BaseException | str) -> DaebusError:
+    """Return what was given to `response.error` as an error of ours."""
+    if not isinstance(err, BaseException | str):  # its text might be an address in memory
+        raise TypeError(f"response.error() takes an exception or a text, not {type(err).__name__}")
+    return err if isinstance(err, DaebusError) else RemoteError(str(err))

@@ -80,6 +80,15 @@ class Registry:
         """
         return self._declare("listen", check_channel(channel), inline=inline)
 
+    def workflow(self, workflow_name: str) -> Callable[[F], F]:
+        """Declare the handler of a workflow: a conversation that goes on over several messages.
+
+        It is called, like an action's, for the message that starts the workflow and for each that follows
+        (`request.workflow_id` tells which workflow). It says what it has to say with `response.send(payload)`, and
+        ends the workflow with `response.send(payload, final=True)`, by returning a value, or by raising.
+        """
+        return self._declare("workflow", check_action(workflow_name))
+
     def background(self, name: str, interval: float) -> Callable[[F], F]:
         """Declare a task that runs every `interval` seconds, for the first time one interval after the start.
 

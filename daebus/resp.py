@@ -20,10 +20,10 @@ def publish(channel: bytes, data: bytes) -> bytes:
 MULTI, EXEC, PING = command("MULTI"), command("EXEC"), command("PING")
 
 
-def deliver(channel: bytes, data: bytes) -> bytes:
-    """Return a transaction that counts a channel's subscribers and publishes, at one instant.
+def deliver(channel: bytes, data: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """Return the commands of a transaction that counts a channel's subscribers and publishes, at one instant.
 
     PUBLISH alone counts pattern subscribers (a monitor) too, so it cannot tell whether a service was there.
     """
     count = b"*3\r\n$6\r\nPUBSUB\r\n$6\r\nNUMSUB\r\n$%d\r\n%b\r\n" % (len(channel), channel)
-    return MULTI + count + publish(channel, data) + EXEC
+    return MULTI, count, publish(channel, data), EXEC

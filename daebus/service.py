@@ -26,6 +26,7 @@ from .systemd import Notifier
 from .target import clock_id
 from .threads import Threads
 from .work import Work
+from .workflows import Workflows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,6 +99,11 @@ class Service:
         self.dispatcher.resume = self.engine.resume
         self.threads = Threads(registry.records("thread"), self.fail)
         self._scheduler: Scheduler | None = None
+        workflows = Workflows(
+            name, registry.records("workflow"), self.dispatcher, self.bus, share.mine if share else None
+        )
+        if workflows.declared:
+            self.bus.plan(workflows.channel, workflows.plan)
         self.bus.listen([Work(record) for record in registry.records("listen")])
 
     def _plan_request(self, work: Any, ticket: str, data: bytes) -> ActionCall | None:

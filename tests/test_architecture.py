@@ -21,7 +21,7 @@ LAYERS = {
     "words": ["errors", "names", "settings"],
     "pure": ["jsontext", "message", "resp", "schedule"],
     "declared": ["log", "registry", "work", "pubsub", "context"],
-    "room": ["dispatch"],
+    "room": ["dispatch", "workflows"],
     "doors and threads": [
         "redispy",
         "link",
@@ -35,6 +35,7 @@ LAYERS = {
         "hub",
         "client",
         "aio",
+        "workflow_caller",
         "scheduler",
         "threads",
     ],
@@ -48,8 +49,9 @@ APART = ["redisserver"]
 
 WORLDLY = {"socket", "threading", "time", "os", "logging", "selectors", "ssl", "subprocess", "asyncio"}
 PUBLIC = {
-    "AsyncCaller", "Blueprint", "Daebus", "DaebusCaller", "DaebusError", "PubSubRequest", "PubSubResponse",
-    "broadcast", "cache", "direct_logger", "get_daemon", "logger", "request", "response",
+    "AsyncCaller", "Blueprint", "Daebus", "DaebusCaller", "DaebusError", "DaebusWorkflow",
+    "PubSubRequest", "PubSubResponse", "broadcast", "cache", "direct_logger", "get_daemon", "logger", "request",
+    "response",
 }  # fmt: skip
 HEAVY = ["redis", "asyncio", "http", "ssl", "uuid", "inspect", "dataclasses", "typing"]
 

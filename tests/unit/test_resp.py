@@ -32,7 +32,7 @@ def test_publish_is_that_command(channel: bytes, data: bytes) -> None:
 
 @given(st.binary(), st.binary())
 def test_deliver_counts_and_publishes_in_one_transaction(channel: bytes, data: bytes) -> None:
-    assert parsed(deliver(channel, data)) == [
+    assert parsed(b"".join(deliver(channel, data))) == [
         [b"MULTI"],
         [b"PUBSUB", b"NUMSUB", channel],
         [b"PUBLISH", channel, data],
