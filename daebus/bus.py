@@ -13,7 +13,8 @@ from functools import partial
 from threading import Event, Lock, Thread
 from time import monotonic
 
-from .errors import RedisRefused, RedisUnavailable
+from .claim import claim
+from .errors import NameTaken, RedisRefused, RedisUnavailable
 from .link import ReplyError, open_pair
 from .log import Seldom, logger, one_line
 from .names import is_glob, shown
@@ -22,6 +23,7 @@ from .schedule import backoff
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from .engine import Engine, Item, Plan
@@ -36,6 +38,9 @@ one is replaced within 3 s, and is back before the 5 s that we promise."""
 
 OUTBOX_LIMIT = 16 * 1024 * 1024
 """Bytes of answers that may wait for Redis; beyond, they are dropped, counted and logged."""
+
+SMALL, RESERVE = 4096, 1024 * 1024
+"""Bytes of an answer that counts as small, and bytes kept for those: they say that a large one was dropped."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds between attempts to connect."""
@@ -65,6 +70,8 @@ class Bus:
         self._closing = False
         self._unsubscribed = Event()
         self._heard = 0.0  # when the subscribed connection last said something
+        self._asked = 0.0  # when it was last asked for a sign of life
+        self.on_taken: Callable[[str], None]  # set before the connections are: our name was taken while we were away
         self._lock = Lock()  # for writing to the publishing connection, and for its accounts
         self._outbox: list[bytes] = []
         self._outbox_bytes = 0
@@ -107,8 +114,11 @@ class Bus:
         self._heard = monotonic()
         with self._lock:
             self._unsent = b""
+            self._outbox_bytes = sum(map(len, self._outbox))
             self._awaited = 0
             self._pair = pair
+        if self._share is not None:
+            self._share.begin_anew()
         self.engine.watch_socket(pair.subscribed.fileno(), select.EPOLLIN, self._on_subscribed)
         self.engine.watch_socket(pair.publishing.fileno(), 0, self._on_publishing)
         self.engine.put(self._sorted(pair.early))
@@ -136,7 +146,10 @@ class Bus:
         pause = Event()
         while not self._closing:
             try:
-                back = partial(self._back, self.connect())
+                back = partial(self._back, self._connect_and_claim())
+            except NameTaken as error:
+                self.on_taken(str(error))
+                return
             except RedisUnavailable as error:
                 attempt += 1
                 level = logging.WARNING if isinstance(error, RedisRefused) else logging.DEBUG
@@ -145,6 +158,15 @@ class Bus:
             else:
                 self.engine.soon(back)
                 return
+
+    def _connect_and_claim(self) -> Pair:
+        pair = self.connect()
+        try:
+            claim(pair, self.service, self._share is not None, running=True)
+        except BaseException:
+            pair.close()
+            raise
+        return pair
 
     def _back(self, pair: Pair) -> None:
         if self._closing:
@@ -207,8 +229,9 @@ class Bus:
         if pair is None:
             return
         try:
-            if now - self._heard > HEALTH_PERIOD * 1.8:
-                raise RedisUnavailable(f"no answer to a health check for {now - self._heard:.1f} s")
+            if self._asked > self._heard:
+                raise RedisUnavailable(f"no answer to a health check for {now - self._asked:.1f} s")
+            self._asked = now
             pair.subscribed.send(PING)
             with self._lock:
                 self._drain(pair)
@@ -221,16 +244,18 @@ class Bus:
 
     # --- publishing (any thread) ---
 
-    def publish(self, channel: str, data: bytes) -> None:
-        """Have a message published with the next `flush`."""
+    def publish(self, channel: str, data: bytes) -> bool:
+        """Have a message published with the next `flush`; False if too much waits to be sent already."""
         message = publish(channel.encode(), data)
+        limit = OUTBOX_LIMIT if len(message) > SMALL else OUTBOX_LIMIT + RESERVE
         with self._lock:
-            if self._outbox_bytes + len(message) <= OUTBOX_LIMIT:
+            if self._outbox_bytes + len(message) <= limit:
                 self._outbox.append(message)
                 self._outbox_bytes += len(message)
-                return
+                return True
             self.dropped_answers += 1
-        self._seldom.log(logging.ERROR, "outbox", "Answers are being dropped: Redis does not take them")
+        self._seldom.log(logging.ERROR, "outbox", "Answers are being dropped: Redis does not take them fast enough")
+        return False
 
     def flush(self) -> None:
         """Send what is to be published, in one write, without waiting. Any thread."""

@@ -11,9 +11,9 @@ import os
 import socket
 from time import monotonic
 
-from .errors import BadMessage, NameTaken, RedisUnavailable
+from .errors import BadMessage, NameTaken, RedisRefused, RedisUnavailable
 from .jsontext import loads
-from .link import new_id
+from .link import ReplyError, new_id
 from .message import Reply, encode_request, read_reply
 from .resp import command, publish
 
@@ -30,9 +30,16 @@ ANSWER_LIMIT = 1.5
 """Seconds that those who serve under the name have for their answer; a live one takes milliseconds."""
 
 
-def identity(shared: bool) -> dict[str, Any]:
-    """Return who this process is, as a claim and its answer say it."""
-    return {"pid": os.getpid(), "host": socket.gethostname(), "shared": shared}
+RUNNING_LIMIT = 0.3
+"""The same for a service that reconnects, which is to be back soon."""
+
+RECOUNT = 0.05
+"""Seconds between two looks whether those who have not answered are still there."""
+
+
+def identity(shared: bool, running: bool = True) -> dict[str, Any]:
+    """Return who this process is, as a claim and its answer say it; `running` if it serves already."""
+    return {"pid": os.getpid(), "host": socket.gethostname(), "shared": shared, "running": running}
 
 
 def answer(request: PubSubRequest, service: str, shared: bool) -> dict[str, Any]:
@@ -57,17 +64,21 @@ def _number(value: object) -> object:
     return value if isinstance(value, int) else "?"
 
 
-def claim(pair: Pair, service: str, shared: bool) -> None:
+def claim(pair: Pair, service: str, shared: bool, *, running: bool = False) -> None:
     """Claim the name over a pair of connections that is subscribed already. Raises `NameTaken`.
 
-    Blocks for a few milliseconds, or up to `ANSWER_LIMIT` if somebody is there who does not answer.
+    Blocks for a few milliseconds, or up to `ANSWER_LIMIT` if somebody is there who does not answer. A service that is
+    `running` claims again when it has reconnected: others may have started meanwhile. Then silence is no objection,
+    because it may be that of its own connection that was lost.
     """
-    claimant = _Claimant(pair, service, shared)
+    claimant = _Claimant(pair, service, shared, running)
     try:
-        claimant.run(monotonic() + ANSWER_LIMIT)
+        claimant.run(monotonic() + (RUNNING_LIMIT if running else ANSWER_LIMIT))
     except TimeoutError:
         if not claimant.others:
             raise RedisUnavailable("Redis does not answer") from None
+        if running:
+            return
         raise NameTaken(
             f"somebody is subscribed to channel {service!r} and does not answer: another service of that name that "
             "hangs, or one that is no Daebus service of this version"
@@ -75,10 +86,11 @@ def claim(pair: Pair, service: str, shared: bool) -> None:
 
 
 class _Claimant:
-    def __init__(self, pair: Pair, service: str, shared: bool) -> None:
+    def __init__(self, pair: Pair, service: str, shared: bool, running: bool) -> None:
         self._pair = pair
         self._service = service
         self._shared = shared
+        self._running = running
         self._token = new_id()
         self._reply_to = f"caller:claim-{self._token}"
         self._seen = False  # our own claim came back to us
@@ -89,22 +101,35 @@ class _Claimant:
         subscribed, publishing = self._pair.subscribed, self._pair.publishing
         replies = subscribed.ask(deadline, command("SUBSCRIBE", self._reply_to))
         message = encode_request(
-            self._service, ACTION, identity(self._shared), self._reply_to, self._token, 0.0, ANSWER_LIMIT, ""
+            self._service,
+            ACTION,
+            identity(self._shared, self._running),
+            self._reply_to,
+            self._token,
+            0.0,
+            ANSWER_LIMIT,
+            "",
         )
-        publishing.ask(deadline, publish(self._service.encode(), message))
-        while True:
-            for reply in replies:
-                self._take(reply)
-            if self._seen:
-                if self.others is None:
-                    counted = publishing.ask(deadline, command("PUBSUB", "NUMSUB", self._service))[0]
-                    self.others = _count(counted) - 1
-                if self._agreed >= self.others:
-                    break
-            replies = subscribed.wait(deadline)
+        _refused(publishing.ask(deadline, publish(self._service.encode(), message))[0])
+        while not self._agreed_upon(replies, deadline):
+            try:
+                replies = subscribed.wait(min(deadline, monotonic() + RECOUNT))
+            except TimeoutError:
+                if monotonic() >= deadline:
+                    raise
+                replies = []
         for reply in subscribed.ask(monotonic() + ANSWER_LIMIT, command("UNSUBSCRIBE", self._reply_to)):
             self._take(reply)
-        subscribed.sock.settimeout(0)
+
+    def _agreed_upon(self, replies: list[Any], deadline: float) -> bool:
+        """Take what has arrived; True when our claim was heard and nobody is left who could object."""
+        for reply in replies:
+            self._take(reply)
+        if not self._seen:
+            return False
+        counted = self._pair.publishing.ask(deadline, command("PUBSUB", "NUMSUB", self._service))[0]
+        self.others = _count(counted) - 1  # counted anew each time: who gives in to us leaves without a word
+        return self._agreed >= self.others
 
     def _take(self, reply: Any) -> None:
         if not (isinstance(reply, list) and reply[0] in (b"message", b"pmessage")):
@@ -136,16 +161,24 @@ class _Claimant:
             self._seen = True
             return True
         other = raw.get("payload") if isinstance(raw.get("payload"), dict) else {}
+        if self._running and other.get("running") is not True:
+            return True  # a newcomer, who will see our claim
         if self._shared and other.get("shared") is True:
             self._pair.early.append([b"message", self._service.encode(), data])  # to be answered when we run
             return True
-        if not self._seen:
+        if not self._seen or other.get("running") is True:
             raise _taken(self._service, other, self._shared)
         self._pair.early.append([b"message", self._service.encode(), data])
         return True
 
 
+def _refused(reply: Any) -> None:
+    if isinstance(reply, ReplyError):
+        raise RedisRefused(f"Redis does not let this service publish, or count subscribers: {reply}")
+
+
 def _count(reply: Any) -> int:
+    _refused(reply)
     if isinstance(reply, list) and len(reply) == 2 and isinstance(reply[1], int):
         return reply[1]
     raise RedisUnavailable(f"Redis does not count subscribers: {reply}")

@@ -5,6 +5,7 @@ A caller connects on first use, and again in a child after a fork; its connectio
 
 from __future__ import annotations
 
+from _thread import allocate_lock
 from time import monotonic
 
 from .context import running_daemon
@@ -32,6 +33,7 @@ class DaebusCaller(Target):
     """
 
     _used: Hub | None = None
+    _choosing = allocate_lock()  # for all callers: choosing a hub takes no time
     _daemon: Daebus | None = None  # the service of this process when the hub was chosen
 
     def send_request(
@@ -127,9 +129,12 @@ class DaebusCaller(Target):
         if self._closed:
             raise self._is_closed()
         daemon = running_daemon()
-        if self._used is None or not self._used.usable or daemon is not self._daemon:
-            self._used, self._daemon = take_hub(self._settings, self._used), daemon
-        return self._used
+        hub = self._used
+        if hub is None or not hub.usable or daemon is not self._daemon:
+            with self._choosing:
+                hub = take_hub(self._settings, self._used)
+                self._used, self._daemon = hub, daemon
+        return hub
 
     def close(self) -> None:
         """Close the caller: whoever waits, and whoever calls later, gets `CallerClosed` at once. Any thread."""

@@ -5,10 +5,11 @@ Inside Daebus the call is passed by hand; only handlers use `request`, `response
 
 from __future__ import annotations
 
+import logging
 from contextvars import ContextVar
 
 from .errors import ConfigurationError
-from .log import logger
+from .log import Seldom
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 current: ContextVar[Call | None] = ContextVar("daebus_call", default=None)
 
+_seldom = Seldom()
 _daemon: Daebus | None = None
 
 
@@ -102,7 +104,8 @@ class _Unheard:
         self._name = name
 
     def __call__(self, *_args: object, **_kwargs: object) -> int:
-        logger.warning("response.%s() was called where no request is being handled: nothing was sent", self._name)
+        text = f"response.{self._name}() was called where no request is being handled: nothing was sent"
+        _seldom.log(logging.WARNING, self._name, text)
         return 0
 
 

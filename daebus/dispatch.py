@@ -33,18 +33,18 @@ from .work import Work
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
-    from typing import Any, TypeVar
+    from typing import Any
 
     from .registry import Record
 
-    C = TypeVar("C", "ActionCall", "ListenCall")
+    Item = tuple[Work | None, Callable[[Any, str, bytes], "ActionCall | ListenCall | None"], str, bytes]
     Reserved = Mapping[str, Callable[[PubSubRequest], Any]]
 
-EARLY_LIMIT = 1000
-"""Calls that may wait until the service has started."""
+EARLY_LIMIT, EARLY_BYTES = 1000, 16 * 1024 * 1024
+"""Messages, and their bytes, that may wait until the service has started."""
 
-COROUTINE_LIMIT = 1000
-"""Coroutines of async handlers that may run at once."""
+COROUTINE_LIMIT, COROUTINE_BYTES = 1000, 8 * 1024 * 1024
+"""Coroutines of async handlers that may run at once, and the bytes of their messages (the values take more)."""
 
 _DEFERRED = (CoroutineType, GeneratorType, AsyncGeneratorType)
 
@@ -52,18 +52,30 @@ _DEFERRED = (CoroutineType, GeneratorType, AsyncGeneratorType)
 class ActionCall:
     """A request on its way through its handler. The engine runs it, or refuses it."""
 
-    __slots__ = ("_dispatcher", "request", "response", "work")
+    __slots__ = ("_dispatcher", "_packed", "request", "response", "size", "work")
     arguments = ()
 
-    def __init__(self, dispatcher: Dispatcher, work: Work, request: PubSubRequest, response: PubSubResponse) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, work: Work, request: PubSubRequest, response: PubSubResponse, size: int
+    ) -> None:
         self._dispatcher = dispatcher
+        self._packed: bytes | None = None
+        self.size = size  # bytes of the message
         self.work = work
         self.request = request
         self.response = response
 
     def run(self) -> bool:
         """Handle the request on this thread; False if a coroutine goes on with it on the event loop."""
+        if self._packed is not None:
+            self.request.unpack(loads(self._packed))
+            self._packed = None
         return self._dispatcher.run_action(self)
+
+    def pack(self, data: bytes) -> None:
+        """Before a wait: give up what was read of the message, which takes much more memory than its bytes."""
+        self._packed = data
+        self.request.pack()
 
     def refuse(self, error: DaebusError) -> None:
         """Answer with an error instead of running."""
@@ -76,10 +88,12 @@ class ActionCall:
 class ListenCall:
     """A message of a listened channel on its way through its listener."""
 
-    __slots__ = ("_dispatcher", "arguments", "request", "response", "work")
+    __slots__ = ("_dispatcher", "_packed", "arguments", "request", "response", "size", "work")
 
-    def __init__(self, dispatcher: Dispatcher, work: Work, channel: str, payload: Any) -> None:
+    def __init__(self, dispatcher: Dispatcher, work: Work, channel: str, payload: Any, size: int) -> None:
         self._dispatcher = dispatcher
+        self._packed: bytes | None = None
+        self.size = size
         self.work = work
         self.arguments = (payload, channel) if work.wants_channel else (payload,)
         self.request = None
@@ -87,7 +101,15 @@ class ListenCall:
 
     def run(self) -> bool:
         """Handle the message on this thread; False if a coroutine goes on with it on the event loop."""
+        if self._packed is not None:
+            self.arguments = (loads(self._packed), *self.arguments[1:])
+            self._packed = None
         return self._dispatcher.handle(self)
+
+    def pack(self, data: bytes) -> None:
+        """Before a wait: give up what was read of the message."""
+        self._packed = data
+        self.arguments = (None, *self.arguments[1:])
 
     def refuse(self, error: DaebusError) -> None:
         """Drop the message, visibly."""
@@ -118,8 +140,12 @@ class Dispatcher:
         publisher: Any,
         clock: str,
         mine: Callable[[PubSubRequest | None, str], bool] | None = None,
+        flush: Callable[[bool], None] | None = None,
     ) -> None:
-        """`mine`, given for a shared service, says whether this process is the one to answer a message."""
+        """`mine`, given for a shared service, says whether this process is the one to answer a message.
+
+        `flush` is called after each answer, with whether it was the final one.
+        """
         self._service = service
         self._actions = {record.name: Work(record) for record in actions}
         self._reserved = reserved
@@ -129,13 +155,36 @@ class Dispatcher:
         self._tracebacks = Budget(burst=50, rate=5)
         self.counts = Counts()
         self._mine: Callable[[PubSubRequest | None, str], bool] | None = mine
-        self._early: list[ActionCall | ListenCall] | None = []  # what came before `open`
+        self.flush = flush
+        self._early: list[Item] | None = []  # what came before `open`, as it came
+        self._early_bytes = 0
         self.awaiting: set[ActionCall | ListenCall] = set()  # calls whose coroutines run
+        self._awaiting_bytes = 0
         self.start_coroutine: Callable[[Coroutine[Any, Any, None]], None] = _no_event_loop
         self.resume: Callable[[Work], None] = lambda _work: None
 
     def plan_request(self, _work: Work | None, ticket: str, data: bytes) -> ActionCall | None:
         """Return the call for a message of the service's own channel; None when it is dealt with already."""
+        request = self._read_request(ticket, data)
+        if request is None:
+            return None
+        response = PubSubResponse(self._publisher, request, self.flush)
+        if request.action in self._reserved:
+            self._introduce(request, response)
+            return None
+        if self._early is not None:
+            self.keep((None, self.plan_request, ticket, data), response)
+            return None
+        if self._mine is not None and not self._mine(request, ticket):
+            return None
+        work = self._actions.get(request.action)
+        if work is None:
+            self._not_declared(request, response)
+            return None
+        return ActionCall(self, work, request, response, len(data))
+
+    def _read_request(self, ticket: str, data: bytes) -> PubSubRequest | None:
+        """Return the request that a message is; None when it is none, and that is answered."""
         self.counts.received += 1
         raw: Any = data
         try:
@@ -147,17 +196,9 @@ class Dispatcher:
             if self._mine is None or self._mine(None, ticket):
                 self._broken(error, raw)
             return None
-        response = PubSubResponse(self._publisher, request, self._publisher.flush)
-        if request.action in self._reserved:
-            self._introduce(request, response)
-            return None
-        if self._mine is not None and not self._mine(request, ticket):
-            return None
-        work = self._actions.get(request.action)
-        if work is None:
-            self._not_declared(request, response)
-            return None
-        return self.admitted(ActionCall(self, work, request, response))
+        if request.timeout is not None and request.clock != self._clock:  # of another machine: by our own clock
+            request.deadline, request.clock = monotonic() + request.timeout, self._clock
+        return request
 
     def plan_message(self, work: Work, channel: str, data: bytes) -> ListenCall | None:
         """Return the call for a message of a listened channel; None when it cannot be read."""
@@ -165,20 +206,28 @@ class Dispatcher:
         try:
             if len(data) > MAX_MESSAGE:
                 raise TooLarge(f"the message has {len(data):,} bytes; the limit is {MAX_MESSAGE:,}")
-            call = ListenCall(self, work, channel, loads(data))
+            call = ListenCall(self, work, channel, loads(data), len(data))
         except DaebusError as error:
             self.counts.broken += 1
             text = f"A message on channel {shown(channel)} was ignored: {one_line(str(error))}"
             self._seldom.log(logging.WARNING, ("broken", channel), text)
             return None
-        return self.admitted(call)
-
-    def admitted(self, call: C) -> C | None:
-        """Return the call if the service has started; else keep it until then."""
         if self._early is None:
             return call
-        self._hold(call, self._early)
+        self.keep((work, self.plan_message, channel, data), None)
         return None
+
+    def keep(self, item: Item, response: PubSubResponse | None) -> None:
+        """Keep an item until `open`: the service has not started. Its bytes, because what they become is larger."""
+        early, size = self._early or [], len(item[3])
+        self.counts.received -= 1  # it will be counted when it is planned again
+        if self._early is not None and len(early) < EARLY_LIMIT and self._early_bytes + size <= EARLY_BYTES:
+            self._early.append(item)
+            self._early_bytes += size
+        elif response is not None:
+            response.error(Busy("The service is starting, and enough requests wait for it already; try again later"))
+        else:
+            self.drop(item[2], Busy("the service is starting"))
 
     def _broken(self, error: DaebusError, raw: Any) -> None:
         self.counts.broken += 1
@@ -190,20 +239,13 @@ class Dispatcher:
             answer = BadMessage(f"The message is broken: {error}") if isinstance(error, BadMessage) else error
             self._publisher.publish(reply_to, encode_error(answer, request_id))
 
-    def _hold(self, call: ActionCall | ListenCall, early: list[ActionCall | ListenCall]) -> None:
-        """Keep a call until `open`."""
-        if len(early) < EARLY_LIMIT:
-            early.append(call)
-        else:
-            call.refuse(Busy("The service is starting, and enough requests wait for it already; try again later"))
-
     @property
     def held(self) -> bool:
         """Whether calls are kept until `open`."""
         return self._early is not None
 
-    def open(self) -> list[ActionCall | ListenCall]:
-        """Let calls through from now on; return those that came before. On the reader."""
+    def open(self) -> list[Item]:
+        """Let messages through from now on; return those that came before. On the reader."""
         early, self._early = self._early or [], None
         return early
 
@@ -264,15 +306,18 @@ class Dispatcher:
 
     def _follow(self, call: ActionCall | ListenCall, result: Any) -> bool:
         if type(result) is not GeneratorType:
-            if len(self.awaiting) >= COROUTINE_LIMIT:
+            if len(self.awaiting) >= COROUTINE_LIMIT or (
+                self.awaiting and self._awaiting_bytes + call.size > COROUTINE_BYTES
+            ):
                 _throw_away(result)
-                call.refuse(Busy(f"The service is busy: {COROUTINE_LIMIT:,} coroutines run already; try again later"))
+                call.refuse(Busy("The service is busy: as many coroutines run as it takes; try again later"))
                 return True
             self.awaiting.add(call)
+            self._awaiting_bytes += call.size
             try:
                 self.start_coroutine(self._await(call, result))
             except BaseException:
-                self.awaiting.discard(call)
+                self._done_awaiting(call)
                 _throw_away(result)
                 raise
             return False
@@ -283,6 +328,9 @@ class Dispatcher:
                 self._conclude(call, end.value)
                 return True
             _progress(call, part)
+            if call.response is not None and call.response.answered:
+                result.close()  # refused meanwhile: nobody listens any more
+                return True
 
     async def _await(self, call: ActionCall | ListenCall, result: Any) -> None:
         current.set(call)  # in the context of this task alone
@@ -296,9 +344,13 @@ class Dispatcher:
         except BaseException as error:  # noqa: BLE001 - as in `handle`; cancellation (at the end of a drain) included
             self._failed(call, error)
         finally:
-            self.awaiting.discard(call)
+            self._done_awaiting(call)
             self._publisher.flush()
             self.resume(call.work)
+
+    def _done_awaiting(self, call: ActionCall | ListenCall) -> None:
+        self.awaiting.discard(call)
+        self._awaiting_bytes -= call.size
 
     def _conclude(self, call: ActionCall | ListenCall, result: Any) -> None:
         response = call.response

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
         def run(self) -> bool:
             """Do it; False if a coroutine goes on with it."""
 
+        def pack(self, data: bytes) -> None:
+            """Take little memory while waiting; `data` is the message."""
+
         def refuse(self, error: DaebusError) -> None:
             """Say no."""
 
@@ -251,6 +254,12 @@ class Engine:
             waiting = len(self._ready) + len(self._backlog)
             return waiting + self._held + self._working + self._inside
 
+    @property
+    def reads_here(self) -> bool:
+        """Whether this thread is the reader, who sends answers when it has run what is ready."""
+        reading = self._reader
+        return reading is not None and reading.ident == get_ident()
+
     def refuse_waiting(self, error: DaebusError) -> None:
         """Refuse what waits, and answer for what still runs. Called at the end of a drain, on the main thread."""
         with self._lock:
@@ -330,25 +339,25 @@ class Engine:
         if call is None:
             return work
         me.call = call
-        if (call.work.slow or self._working >= self._max_workers) and self._elsewhere(me, call, _size(item)):
+        if (call.work.slow or self._working >= self._max_workers) and self._elsewhere(me, call, item):
             return None
         finished = call.run()
         return work if finished else None
 
-    def _elsewhere(self, me: _Reading, call: Call, size: int) -> bool:
+    def _elsewhere(self, me: _Reading, call: Call, item: Item) -> bool:
         """Hand a call to a worker, queue it, or refuse it. False if this thread was displaced, and is a worker now."""
         with self._lock:
             if self._reader is not me:
                 if self._working <= self._max_workers:
                     return False
-                self._wait_for_worker(call, size)  # displaced while it planned, and there is no place for the handler
+                self._wait_for_worker(call, item)  # displaced while it planned, and there is no place for the handler
                 return True
             if self._working < self._max_workers and self._hand(call):
                 self._working += 1
                 return True
-            full = len(self._backlog) >= QUEUE_LIMIT or self._backlog_bytes + size > BACKLOG_BYTES
+            full = len(self._backlog) >= QUEUE_LIMIT or self._backlog_bytes + _size(item) > BACKLOG_BYTES
             if self._working and not full:
-                self._wait_for_worker(call, size)
+                self._wait_for_worker(call, item)
                 return True
         call.refuse(_busy())
         if call.work.ordered:
@@ -356,9 +365,10 @@ class Engine:
                 self._end_turn(call.work)
         return True
 
-    def _wait_for_worker(self, call: Call, size: int) -> None:
-        self._backlog.append((call, size))
-        self._backlog_bytes += size
+    def _wait_for_worker(self, call: Call, item: Item) -> None:
+        call.pack(item[3])
+        self._backlog.append((call, _size(item)))
+        self._backlog_bytes += _size(item)
 
     def _wait(self, timeout: float) -> None:
         """Wait for sockets; read them. Only the reader is here, and it cannot be displaced here."""
@@ -550,6 +560,8 @@ class Engine:
             stalled = self._reader
             if self._serial != serial or not self._inside or stalled is None:
                 return
+            if self._working > self._max_workers:
+                return  # enough threads hang already, in what comes before a handler
             successor = _Reading()
             if not self._hand(successor):
                 return

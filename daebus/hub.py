@@ -73,6 +73,7 @@ class Hub(HubState):
     def __init__(self, settings: RedisSettings) -> None:
         super().__init__(settings)
         self.pinned = False
+        self._failures = 0  # of connecting
         self._reading = False  # whether a thread leads for all
         self.usable = True  # until it is closed, or the process forks
         self._lock = allocate_lock()  # for the connections, sending and tickets
@@ -106,9 +107,12 @@ class Hub(HubState):
         return self._outcome(exchange)
 
     def _submit(self, data: bytes, replies: int, exchange: ThreadExchange, deadline: float) -> None:
+        failures = self._failures
         if not self._lock.acquire(timeout=max(0.0, deadline - monotonic())):
             raise self._silent()
         try:
+            if self._pair is None and self._failures != failures:
+                raise self._silent()  # whom we waited for has just tried
             pair = self._pair if self._pair is not None and self._alive(self._pair) else self._connect(deadline)
             self._send(pair, data, replies, exchange, deadline)
         finally:
@@ -129,7 +133,7 @@ class Hub(HubState):
 
     def _alive(self, pair: Pair) -> bool:
         """Look whether a connection that was idle has been closed meanwhile (under the lock)."""
-        if self.ledger.tickets or monotonic() - self._heard < 0.05:
+        if monotonic() - self._heard < 0.05:
             return True
         if not self._lead.acquire(False):
             return True
@@ -151,8 +155,10 @@ class Hub(HubState):
                 if left <= 0 or not poller.poll(left * 1000):
                     raise RedisUnavailable(f"Redis at {self.settings} takes no more")
                 rest = rest[pair.publishing.send(rest) :]
-        except RedisUnavailable as error:
-            self._drop(pair, error)  # nothing can follow half a command, which is never run
+        except (
+            BaseException
+        ) as error:  # also of a signal handler: nothing can follow half a command, which is never run
+            self._drop(pair, error if isinstance(error, RedisUnavailable) else self._silent())
             raise
 
     # --- waiting ---
@@ -163,6 +169,7 @@ class Hub(HubState):
             left = deadline - monotonic()
             if left <= 0:
                 break
+            exchange.waits_idly = True  # before the look at the lead: who gives it up looks after that
             if not self._lead.acquire(False):
                 if len(self.ledger.pending) > CROWD and not self._reading:
                     self._start_reader()
@@ -172,15 +179,21 @@ class Hub(HubState):
                 self._read_on(exchange, deadline)
             finally:
                 self._lead.release()
+        exchange.waits_idly = False
         self._pass_on()
 
     def _start_reader(self) -> None:
         """Have a thread lead while so many wait that passing the lead on would cost more than the thread does."""
-        with self._lock:
-            if self._reading:
-                return
-            self._reading = True
-        Thread(target=self._read_for_all, name="daebus-answers", daemon=True).start()
+        if not self._lock.acquire(False):
+            return  # another time
+        try:
+            if not self._reading:
+                Thread(target=self._read_for_all, name="daebus-answers", daemon=True).start()
+                self._reading = True
+        except RuntimeError:  # the system refuses a thread; the waiting ones read, as ever
+            pass
+        finally:
+            self._lock.release()
 
     def _read_for_all(self) -> None:
         """Lead for all, until few have been waiting for a while."""
@@ -202,7 +215,7 @@ class Hub(HubState):
         if self._lead.locked():
             return
         for exchange in (*list(self.ledger.pending.values()), *list(self._commands)):
-            if not exchange.ready:
+            if exchange.waits_idly and not exchange.ready:
                 exchange.wake()
                 return
 
@@ -217,17 +230,22 @@ class Hub(HubState):
             self._repair(exchange, deadline)
             return
         try:
-            self._look(pair, now, deadline, quickly=not exchange.command and not exchange.confirmed)
+            self._look(pair, exchange, now, deadline)
         except RedisUnavailable as error:
-            with self._lock:
+            if self._lock.acquire(timeout=max(0.0, deadline - monotonic())):
                 self._drop(pair, error)
+                self._lock.release()
 
-    def _look(self, pair: Pair, now: float, deadline: float, *, quickly: bool) -> None:
+    def _look(self, pair: Pair, exchange: ThreadExchange, now: float, deadline: float) -> None:
         # At first for answers only. What Redis says of the delivery comes earlier, but waking for it would double the
         # cost of a quick call; a slow call asks for it then.
+        quickly = not exchange.command and not exchange.confirmed
         if quickly and self._take_answers(pair.subscribed.receive_soon()):
             if len(self.ledger.tickets) > DRAIN_EVERY:
                 self._read_publishing(pair)
+            return
+        self._read(pair)  # of earlier calls, too, so that only what is really missing counts against the connection
+        if exchange.ready:
             return
         limit = min(deadline - now, self._check_health(pair.subscribed, now))
         for descriptor, _events in self._poll.poll(max(0.0, limit) * 1000 + 0.5):
@@ -260,7 +278,11 @@ class Hub(HubState):
     # --- connections (under the lock) ---
 
     def _connect(self, deadline: float) -> Pair:
-        pair = open_pair(self.settings, "daebus:caller", [self.channel], [], deadline)
+        try:
+            pair = open_pair(self.settings, "daebus:caller", [self.channel], [], deadline)
+        except RedisUnavailable:
+            self._failures += 1
+            raise
         pair.subscribed.be_patient()
         self._poll = select.poll()
         for descriptor in (self._bell, *pair.links):
@@ -284,9 +306,12 @@ class Hub(HubState):
         attempt = 0
         while exchange.error is None and monotonic() < deadline:
             try:
-                with self._lock:
-                    if self._pair is None:
-                        self._connect(deadline)
+                if self._lock.acquire(timeout=max(0.0, deadline - monotonic())):
+                    try:
+                        if self._pair is None:
+                            self._connect(deadline)
+                    finally:
+                        self._lock.release()
                 return
             except RedisUnavailable:
                 attempt += 1

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Exchange:
     """What one call waits for: an answer, a confirmation, an error. `wake` is how it learns of it."""
 
-    __slots__ = ("command", "confirmed", "error", "interrupted", "owner", "replies", "result", "sent")
+    __slots__ = ("command", "confirmed", "error", "interrupted", "owner", "replies", "result", "sent", "waits_idly")
 
     def __init__(self, owner: object, *, command: bool = False) -> None:
         self.owner = owner
@@ -31,6 +31,7 @@ class Exchange:
         self.result: Any = None  # Redis' reply
         self.sent = False  # it may have left this process
         self.confirmed = False  # Redis has taken it
+        self.waits_idly = False  # its thread waits, and can be woken to read for all
         self.interrupted = False  # the connection was lost while it waited
 
     @property

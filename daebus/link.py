@@ -10,6 +10,7 @@ import os
 import select
 import socket
 import struct
+from threading import Lock
 from time import monotonic
 
 import hiredis
@@ -19,6 +20,7 @@ from .resp import command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ssl import SSLContext
     from typing import Any
 
     from .settings import RedisSettings
@@ -45,13 +47,14 @@ ReplyError: type[Exception] = hiredis.ReplyError
 class Link:
     """A connection to Redis. Not thread-safe: one thread reads, writers hold a lock of their own."""
 
-    __slots__ = ("_flags", "_reader", "_tls", "sock")
+    __slots__ = ("_flags", "_guard", "_reader", "_tls", "sock")
 
     def __init__(self, sock: socket.socket, tls: bool) -> None:
         self.sock = sock
         self._tls = tls
         self._reader = hiredis.Reader()
         self._flags = 0
+        self._guard = Lock()  # TLS only: its state is one for both directions, and one thread may send while one reads
 
     def fileno(self) -> int:
         """The descriptor, for a selector."""
@@ -79,25 +82,32 @@ class Link:
             self._flags = socket.MSG_DONTWAIT
 
     def _receive(self, flags: int) -> list[Any]:
+        if self._tls:
+            return self._receive_tls()
         try:
             data = self.sock.recv(CHUNK, flags)
-            if not data:
-                raise RedisUnavailable("Redis closed the connection")
-            self._reader.feed(data)
-            if self._tls:
-                self._receive_pending()
         except (BlockingIOError, InterruptedError):
             return []
         except OSError as error:
-            if self._tls and _wants_more(error):
-                return []
             raise RedisUnavailable(f"the connection to Redis was lost: {_why(error)}") from None
+        if not data:
+            raise RedisUnavailable("Redis closed the connection")
+        self._reader.feed(data)
         return self._parsed()
 
-    def _receive_pending(self) -> None:
-        # What TLS has decrypted already would not wake a selector again.
-        while self.sock.pending():  # type: ignore[attr-defined]
-            self._reader.feed(self.sock.recv(CHUNK))
+    def _receive_tls(self) -> list[Any]:
+        """Read all there is: one reading gives one TLS record, and what is decrypted already wakes no selector."""
+        try:
+            with self._guard:
+                while data := self.sock.recv(CHUNK):
+                    self._reader.feed(data)
+        except OSError as error:
+            if not _wants_more(error):
+                raise RedisUnavailable(f"the connection to Redis was lost: {_why(error)}") from None
+            return self._parsed()
+        if replies := self._parsed():
+            return replies  # the end comes with the next reading
+        raise RedisUnavailable("Redis closed the connection")
 
     def _parsed(self) -> list[Any]:
         replies = []
@@ -112,6 +122,9 @@ class Link:
     def send(self, data: bytes | memoryview) -> int:
         """Send without waiting; return how many bytes went. Raises `RedisUnavailable` when the connection has ended."""
         try:
+            if self._tls:
+                with self._guard:
+                    return self.sock.send(data)
             return self.sock.send(data, self._flags)
         except (BlockingIOError, InterruptedError):
             return 0
@@ -218,9 +231,7 @@ def _wrap(sock: socket.socket, host: str, options: dict[str, str]) -> socket.soc
     import ssl
 
     try:
-        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
-        if options.get("ssl_certfile"):
-            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+        context = _tls_context(options)
         if options.get("ssl_check_hostname", "true").lower() in ("false", "0", "no"):
             context.check_hostname = False
         if options.get("ssl_cert_reqs", "required") in ("none", "CERT_NONE"):
@@ -230,13 +241,22 @@ def _wrap(sock: socket.socket, host: str, options: dict[str, str]) -> socket.soc
     except ssl.SSLCertVerificationError as error:
         sock.close()
         raise RedisRefused(f"the certificate of Redis at {host} is not trusted: {error.verify_message}") from None
-    except FileNotFoundError as error:
-        sock.close()
-        files = ", ".join(value for key, value in options.items() if key in _TLS_FILES)
-        raise RedisRefused(f"a file for TLS cannot be read ({files}): {_why(error)}") from None
     except OSError:
         sock.close()
         raise
+
+
+def _tls_context(options: dict[str, str]) -> SSLContext:
+    import ssl
+
+    try:
+        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
+        if options.get("ssl_certfile"):
+            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    except OSError as error:  # missing, not readable, or no PEM
+        files = ", ".join(value for key, value in options.items() if key in _TLS_FILES)
+        raise RedisRefused(f"a file for TLS cannot be used ({files}): {_why(error)}") from None
+    return context
 
 
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")

@@ -83,6 +83,16 @@ class PubSubRequest:
         clock = raw.get("clock")
         self.clock = clock if isinstance(clock, str) else None
 
+    def pack(self) -> None:
+        """Give up what was read of the message, for as long as the request waits for its turn."""
+        self.raw = {}
+        self.payload = None
+
+    def unpack(self, raw: dict[str, Any]) -> None:
+        """Take the message back."""
+        self.raw = raw
+        self.payload = _payload(raw)
+
     def __repr__(self) -> str:
         return f"PubSubRequest(action={self.action!r}, request_id={self.request_id!r})"
 

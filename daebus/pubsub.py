@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from .errors import DaebusError, RemoteError
-from .log import logger
+import logging
+
+from .errors import Busy, DaebusError, RemoteError
+from .log import Seldom
 from .message import encode_error, encode_reply, encode_workflow_error, encode_workflow_part
 from .names import shown
 
@@ -21,15 +23,18 @@ if TYPE_CHECKING:
             """Take the message."""
 
 
+_seldom = Seldom()
+
+
 class PubSubResponse:
     """Answers one request: any number of times with progress, once for good. Usable from any thread."""
 
     __slots__ = ("_client", "_flush", "_open", "request")
 
     def __init__(
-        self, redis_client: Publisher, request: PubSubRequest, flush: Callable[[], None] | None = None
+        self, redis_client: Publisher, request: PubSubRequest, flush: Callable[[bool], None] | None = None
     ) -> None:
-        """`flush`, if given, is called after progress, which must not wait for the end of a batch."""
+        """`flush`, if given, is called after each answer: it sees to it that they leave in time."""
         self._client = redis_client
         self.request = request
         self._flush = flush
@@ -68,13 +73,16 @@ class PubSubResponse:
 
     def _answer(self, data: bytes, final: bool) -> int:
         if not self._take(final):
-            logger.warning("%s was answered already: a further answer was not sent", shown(self.request.action))
+            text = f"{shown(self.request.action)} was answered already: a further answer was not sent"
+            _seldom.log(logging.WARNING, self.request.action, text)
             return 0
         if self.request.reply_to is None:
             return 0
-        self._client.publish(self.request.reply_to, data)
-        if not final and self._flush is not None:
-            self._flush()
+        if self._client.publish(self.request.reply_to, data) is False and final:
+            text = "The answer was dropped: too many large answers wait to be sent"
+            self._client.publish(self.request.reply_to, encode_error(Busy(text), self.request.request_id))
+        if self._flush is not None:
+            self._flush(final)
         return 1
 
     def _take(self, final: bool) -> bool:
@@ -95,7 +103,7 @@ class WorkflowResponse(PubSubResponse):
         self,
         redis_client: Publisher,
         request: WorkflowRequest,
-        flush: Callable[[], None] | None = None,
+        flush: Callable[[bool], None] | None = None,
         ended: Callable[[str], None] | None = None,
     ) -> None:
         """`ended`, if given, is called with the workflow's id after its final part."""

@@ -40,10 +40,12 @@ def _make(settings: RedisSettings) -> Any:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
+    # redis-py 4's unix sockets know no limit for connecting
+    limits = {} if settings.path is not None else {"socket_connect_timeout": CONNECT_LIMIT}
     return redis.Redis.from_url(
         settings.url,
         decode_responses=True,
-        socket_connect_timeout=CONNECT_LIMIT,
+        **limits,
         socket_timeout=REPLY_LIMIT,
         retry=Retry(NoBackoff(), 0),  # a command that may have arrived is not sent again behind the user's back
     )

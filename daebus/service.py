@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .dispatch import ActionCall, ListenCall
-    from .engine import Plan
     from .link import Pair
     from .message import PubSubRequest
     from .registry import Record, Registry
@@ -80,6 +79,7 @@ class Service:
         self._shared = shared
         self._failure: str | None = None
         self._stop_asked = False
+        self._signalled = False
         self._hurry = False  # do not wait for handlers any longer
         self._drain_began = float("inf")
         self._in_start = False
@@ -91,11 +91,18 @@ class Service:
         reserved = {claim.ACTION: self._answer_claim}
         self.bus = Bus(settings, name, self._plan_request, self._plan_message, share)
         self.dispatcher = Dispatcher(
-            name, registry.records("action"), reserved, self.bus, clock_id(), share.mine if share else None
+            name,
+            registry.records("action"),
+            reserved,
+            self.bus,
+            clock_id(),
+            share.mine if share else None,
+            self._flush_answer,
         )
         self.dispatcher.start_coroutine = _start_coroutine
         self.engine = Engine(max_workers, self.bus.flush, self.wake)
         self.bus.engine = self.engine
+        self.bus.on_taken = self.fail
         self.dispatcher.resume = self.engine.resume
         self.threads = Threads(registry.records("thread"), self.fail)
         self._scheduler: Scheduler | None = None
@@ -111,6 +118,11 @@ class Service:
 
     def _plan_message(self, work: Any, channel: str, data: bytes) -> ListenCall | None:
         return self.dispatcher.plan_message(work, channel, data)
+
+    def _flush_answer(self, final: bool) -> None:
+        """Send an answer at once, unless it leaves with the reader's others soon."""
+        if not final or not self.engine.reads_here:
+            self.bus.flush()
 
     def _answer_claim(self, request: PubSubRequest) -> dict[str, Any]:
         return claim.answer(request, self.name, self._shared)
@@ -208,7 +220,7 @@ class Service:
         return restore
 
     def _on_stop_signal(self, number: int, _frame: object) -> None:
-        self._stop_asked = True
+        self._stop_asked = self._signalled = True
         self._hurry = number == signal.SIGINT and self._drain_began < monotonic() - IMPATIENCE
         if self._in_start:
             raise _Interrupted
@@ -240,7 +252,14 @@ class Service:
 
     def _open(self) -> None:
         """Let through what came while the service was starting. On the reader."""
-        self.engine.put([(None, _already_planned(call), "", b"") for call in self.dispatcher.open()])
+        self.engine.put(self.dispatcher.open())
+
+    def _turn_away(self) -> None:
+        """Refuse what came while the service was starting. On the reader."""
+        for work, plan, ticket, data in self.dispatcher.open():
+            call = plan(work, ticket, data)
+            if call is not None:
+                call.refuse(Stopping("The service could not start"))
 
     def _say_ready(self) -> None:
         actions = len(self._registry.action_handlers)
@@ -257,8 +276,8 @@ class Service:
             logger.info("Service '%s' is stopping", self.name)
         self._notifier.tell("STOPPING=1", "STATUS=Finishing what was taken")
         began = self._drain_began = monotonic()
-        if self.dispatcher.held:
-            self.engine.soon(self._open)
+        if self.dispatcher.held:  # the start was not completed, so no handler may run
+            self.engine.soon(self._turn_away)
         self.threads.tell_all()
         unsubscribed = self.bus.unsubscribe()
         while monotonic() - began < HANDLER_LIMIT and not self._hurry:
@@ -299,7 +318,8 @@ class Service:
             self._sleep(DRAIN_TICK)
 
     def _run_stop_hooks(self) -> None:
-        patience = threading.Timer(self._drain_began + EXIT_LIMIT - monotonic(), _exit_without_hooks)
+        seconds = max(0.5, self._drain_began + EXIT_LIMIT - monotonic())
+        patience = threading.Timer(seconds, _exit_now, (1, "on_stop functions"))
         patience.daemon = True
         patience.start()
         for record in self._registry.records("on_stop"):
@@ -308,6 +328,10 @@ class Service:
             except (Exception, SystemExit):  # noqa: BLE001 - one hook's failure must not keep the others from running
                 logger.error("on_stop function at %s failed", record.place, exc_info=True)
         patience.cancel()
+        if self._signalled and _threads_that_keep_us():
+            threads = threading.Timer(seconds, _exit_now, (1 if self._failure else 0, "threads"))
+            threads.daemon = True
+            threads.start()
 
     def _close(self) -> None:
         self.engine.stop()
@@ -364,10 +388,6 @@ class _Attempt:
         return pair
 
 
-def _already_planned(call: ActionCall | ListenCall) -> Plan:
-    return lambda _work, _channel, _data: call
-
-
 def _share(settings: RedisSettings, name: str) -> Any:
     from .shared import Share
 
@@ -396,9 +416,14 @@ def _end_event_loop() -> None:
         loop.end(1.0)
 
 
-def _exit_without_hooks() -> None:
-    logger.critical("The on_stop functions did not end in time; ending without them")
-    os._exit(1)
+def _threads_that_keep_us() -> bool:
+    """Whether threads run for which Python would wait at its end (an executor's, say)."""
+    return any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate())
+
+
+def _exit_now(status: int, what: str) -> None:
+    logger.critical("Some %s did not end in time; ending without them", what)
+    os._exit(status)
 
 
 def _on_hangup(_number: int, _frame: object) -> None:

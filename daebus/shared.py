@@ -35,6 +35,10 @@ class Share:
         self._count = 0
         self._seldom = Seldom()
 
+    def begin_anew(self) -> None:
+        """After a connection was made: until our marker is seen, messages have no number that others know, too."""
+        self._marker = ""
+
     def marker(self) -> bytes:
         """Return a message that, seen by all at the same place, begins a new count."""
         return _MARKER + new_id().encode() + b'"}'

@@ -68,12 +68,15 @@ class Workflows:
             return None
         if request is None or not self._is_ours(request, ticket):
             return None
-        response = WorkflowResponse(self._publisher, request, self._publisher.flush, self._forget)
+        response = WorkflowResponse(self._publisher, request, self._dispatcher.flush, self._forget)
+        if self._dispatcher.held:
+            self._dispatcher.keep((None, self.plan, ticket, data), response)
+            return None
         work = self._works.get(request.workflow)
         if work is None:
             response.error(UnknownAction(f"The service {self._service!r} has no workflow {shown(request.workflow)}"))
             return None
-        return self._dispatcher.admitted(ActionCall(self._dispatcher, work, request, response))
+        return ActionCall(self._dispatcher, work, request, response, len(data))
 
     def _is_ours(self, request: WorkflowRequest, ticket: str) -> bool:
         """Note a workflow that starts, if it is this process' to run."""
