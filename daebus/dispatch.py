@@ -385,9 +385,10 @@ class Dispatcher:
     def _fixed_sentence(self, error: BaseException, error_id: str) -> DaebusError:
         where = f"the log of {self._service!r} has the reason under error id {error_id}"
         answer: DaebusError
-        if isinstance(error, Unserialisable):
+        ours = isinstance(error, DaebusError) and error.of_answer
+        if ours and isinstance(error, Unserialisable):
             answer = Unserialisable(f"The answer cannot be written as JSON; {where}")
-        elif isinstance(error, TooLarge):
+        elif ours and isinstance(error, TooLarge):
             answer = TooLarge(f"The answer is too large to be sent; {where}")
         else:
             answer = InternalError(f"The service failed to do this; {where}")

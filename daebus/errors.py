@@ -33,6 +33,8 @@ class DaebusError(Exception):
     error_id: str | None = None
     for_caller = True
     """Whether a handler that raises this answers with its text; else the caller gets an `InternalError`."""
+    of_answer = False
+    """Whether it says that a handler's answer cannot be written."""
 
 
 class BadMessage(DaebusError):

@@ -63,7 +63,7 @@ def plain(value: Any) -> Any:
 
 def _object(value: Any) -> Any:
     if isinstance(value, type) or callable(value):
-        raise Unserialisable(f"a {type(value).__name__} cannot be written as JSON")
+        raise _no_json(value)
     if callable(getattr(value, "to_dict", None)):
         return value.to_dict()
     if hasattr(value, "isoformat"):
@@ -83,7 +83,12 @@ def _attributes_or_text(value: Any) -> Any:
     own_text: Any = type(value).__str__
     if own_text is not object.__str__:  # UUID, Path, IPv4Address: text of its own, no address in memory
         return str(value)
-    raise Unserialisable(f"a {type(value).__name__} cannot be written as JSON")
+    raise _no_json(value)
+
+
+def _no_json(value: Any) -> Unserialisable:
+    hint = "; was `await` forgotten?" if hasattr(value, "cr_await") else ""
+    return Unserialisable(f"a value of type {type(value).__name__!r} cannot be written as JSON{hint}")
 
 
 def _text_or_hex(value: bytes) -> str:

@@ -37,6 +37,8 @@ def check_action(name: object) -> str:
 
 def check_channel(name: object) -> str:
     """Return the channel name (or glob); `DeclarationError` says what is wrong with it."""
+    if callable(name):
+        raise DeclarationError('the decorator needs a channel: write @app.listen("channel")')
     if isinstance(name, str) and 0 < len(name) <= 500 and name.isprintable():
         return name
     raise DeclarationError(f"{name!r} cannot be a channel: it must be printable text of 1 to 500 characters")

@@ -50,7 +50,12 @@ class PubSubResponse:
 
         Raises `Unserialisable` or `TooLarge` when the value cannot be sent; the request is then still open.
         """
-        return self._answer(encode_reply(payload, self.request.request_id, final=final), final)
+        try:
+            data = encode_reply(payload, self.request.request_id, final=final)
+        except DaebusError as error:
+            error.of_answer = True
+            raise
+        return self._answer(data, final)
 
     def send(self, payload: Any = None, final: bool = True) -> int:
         """Answer with a value; with `final=False` send a part of the answer, of which more will follow."""
@@ -63,6 +68,8 @@ class PubSubResponse:
     def progress(self, payload: Any = None, progress_percentage: float | None = None) -> int:
         """Send progress; the percentage, if given, is kept within 0 to 100 and added to the payload."""
         if progress_percentage is not None:
+            if isinstance(progress_percentage, bool) or not isinstance(progress_percentage, int | float):
+                raise TypeError(f"the percentage of progress must be a number, not {progress_percentage!r}")
             fields = payload if isinstance(payload, dict) else {"data": payload}
             payload = {**fields, "progress_percentage": max(0, min(100, progress_percentage))}
         return self.success(payload, False)

@@ -16,6 +16,31 @@ if TYPE_CHECKING:
 
 _hook_number = count(1)
 
+_ARGUMENTS = {
+    "action": (0, "takes no arguments: it reads `request.payload`"),
+    "workflow": (0, "takes no arguments: it reads `request.payload`"),
+    "listen": (1, "takes the payload, and the channel if it wants to"),
+    "background": (0, "takes no arguments"),
+    "thread": (1, "takes one argument, `running`: it calls that to know whether to go on"),
+    "on_start": (0, "takes no arguments"),
+    "on_stop": (0, "takes no arguments"),
+}
+_VARIABLE = 0x04  # inspect.CO_VARARGS: the function has *args
+
+
+def _check_arguments(kind: str, name: str, function: Callable[..., Any]) -> None:
+    """Refuse a function that cannot be called as this kind of handler is."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return  # a partial or an object with __call__: that shows when it is called
+    most = int(code.co_argcount) - (getattr(function, "__self__", None) is not None)
+    least = most - len(getattr(function, "__defaults__", None) or ())
+    given, sentence = _ARGUMENTS[kind]
+    enough = given <= most or code.co_flags & _VARIABLE
+    if not enough or least > given + (kind == "listen"):
+        place = f"{code.co_filename}:{code.co_firstlineno}"
+        raise DeclarationError(f"the {kind} handler {name!r} ({place}) must be a function that {sentence}")
+
 
 class Record:
     """One declared handler: its kind and name, the function, and what the decorator was told."""
@@ -141,6 +166,7 @@ class Registry:
         def decorate(function: F) -> F:
             if not callable(function):
                 raise DeclarationError(f"the {kind} handler {name!r} must be a function, not {function!r}")
+            _check_arguments(kind, name, function)
             self._add(Record(kind, name, function, inline=inline, interval=interval, auto_start=auto_start))
             return function
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
-from .log import logger, one_line
+from .log import Seldom, logger, one_line
 from .schedule import next_due
 
 TYPE_CHECKING = False
@@ -23,6 +23,7 @@ class Task:
         self._function = record.function
         self.due = now + record.interval
         self.running = False
+        self._seldom = Seldom()
         self.runs = self.failures = self.skipped = 0
 
     def run(self) -> None:
@@ -33,9 +34,12 @@ class Task:
                 from .loop import run_here
 
                 run_here(result)
-        except BaseException:  # noqa: BLE001 - the last stop: SystemExit in a task must not end a worker
+        except BaseException as error:  # noqa: BLE001 - the last stop: SystemExit in a task must not end a worker
             self.failures += 1
-            logger.error("Background task %r failed", one_line(self.name), exc_info=True)
+            quiet = self._seldom.take(type(error))  # a task that fails each second must not fill the log
+            if quiet is not None:
+                again = f" (and {quiet} times like this before)" if quiet else ""
+                logger.error("Background task %r failed%s", one_line(self.name), again, exc_info=True)
         finally:
             self.runs += 1
             self.running = False

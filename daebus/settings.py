@@ -60,6 +60,8 @@ def redis_settings(host: str | None = None, port: int | None = None, url: str | 
         if host is not None or port is not None:
             raise ConfigurationError("give redis_url, or redis_host and redis_port, not both")
         return parse_url(url, "redis_url")
+    if host is not None and (not isinstance(host, str) or not host or "/" in host or host.count(":") == 1):
+        raise ConfigurationError(f"{host!r} is not a host: give the port as redis_port, or all of it as redis_url")
     if host is not None or port is not None:
         return RedisSettings(host or DEFAULT_HOST, _port(DEFAULT_PORT if port is None else port))
     from_environment = os.environ.get("DAEBUS_REDIS_URL")
@@ -87,13 +89,16 @@ def parse_url(url: object, source: str) -> RedisSettings:
 
     if not isinstance(url, str):
         raise ConfigurationError(f"{source} must be text of the form {_FORMS}")
+    url = url.strip()
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ConfigurationError(f"{source} must begin with redis://, rediss:// or unix://; write {_FORMS}")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:  # its text may hold a part of the password
-        raise ConfigurationError(f"{source} is not a Redis URL; write {_FORMS}; {_QUOTING}") from None
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        raise ConfigurationError(f"{source} begins with {parts.scheme!r}; write {_FORMS}")
+        raise ConfigurationError(
+            f"{source} is not a Redis URL: its host or port makes no sense; write {_FORMS}; {_QUOTING}"
+        ) from None
     options = dict(parse_qsl(parts.query))
     db = _db(options.pop("db", "") or (parts.path.strip("/") if parts.scheme != "unix" else ""), source)
     unknown = set(options) - set(_TLS_OPTIONS if parts.scheme == "rediss" else ())

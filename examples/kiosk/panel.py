@@ -13,9 +13,12 @@ console = Console()
 @app.background("ask", interval=1)
 def ask() -> None:
     try:
-        console.show(device.send_request("readings", {}))
-    except DaebusError as reason:
-        console.show_problem(f"device: no answer ({reason})")
+        try:
+            console.show(device.send_request("readings"))
+        except DaebusError as reason:
+            console.show_problem(f"device: no answer ({reason})")
+    except BrokenPipeError:  # nobody looks any more, as in `make run | head`
+        app.stop()
 
 
 @app.listen("device.readings")
@@ -29,4 +32,5 @@ def good_bye() -> None:
 
 
 if __name__ == "__main__":
+    console.show_problem("device: not asked yet")
     app.run(service="panel")

@@ -13,16 +13,19 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
 from bus import some_redis
 
+from daebus import ConfigurationError
 from daebus.redisserver import ServerDidNotStart
 
 HERE = Path(__file__).parent
 STOP_SECONDS = 12  # a service ends within 10 s even if one of its handlers never does
+LOOK_SECONDS = 1.0
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CLEAN = (0, -signal.SIGTERM)  # the latter is a service that we stopped before it was up
 
@@ -61,7 +64,7 @@ def main() -> int:
         with some_redis() as (redis_url, about), tempfile.TemporaryFile() as log:
             print(f"kiosk: {about}", flush=True)
             return run_services(redis_url, log, events, arguments.seconds)
-    except ServerDidNotStart as reason:
+    except (ServerDidNotStart, ConfigurationError) as reason:
         print(f"kiosk: {reason}", file=sys.stderr)
         return 1
 
@@ -93,7 +96,7 @@ def run_services(
     statuses = {service.name: service.stop() for service in reversed(services)}
     failed = [f"{name} ended with status {status}" for name, status in statuses.items() if status not in CLEAN]
     if ended is not None:
-        failed = failed or [f"{ended.name} ended, which it should not"]
+        failed = failed or [f"{ended.name} was ended, by itself or by somebody else; so the others are ended, too"]
     for sentence in failed:
         print(f"kiosk: {sentence}", file=sys.stderr)
     if failed:
@@ -107,10 +110,13 @@ def report_end(service: Service, events: queue.SimpleQueue[Service | None]) -> N
 
 
 def next_event(events: queue.SimpleQueue[Service | None], seconds: float | None) -> Service | None:
-    try:
-        return events.get(timeout=seconds)
-    except queue.Empty:
-        return None
+    parent, began = os.getppid(), time.monotonic()
+    while os.getppid() == parent and (seconds is None or time.monotonic() - began < seconds):
+        try:
+            return events.get(timeout=LOOK_SECONDS if seconds is None else min(LOOK_SECONDS, seconds))
+        except queue.Empty:
+            pass
+    return None  # the time is over; or who started us is gone, as when a terminal is closed
 
 
 def show_end_of(log: IO[bytes], length: int = 2000) -> None:
