@@ -78,6 +78,7 @@ def claim(pair: Pair, service: str, shared: bool, *, running: bool = False) -> N
         if not claimant.others:
             raise RedisUnavailable("Redis does not answer") from None
         if running:
+            claimant.leave()
             return
         raise NameTaken(
             f"somebody is subscribed to channel {service!r} and does not answer: another service of that name that "
@@ -95,7 +96,7 @@ class _Claimant:
         self._reply_to = f"caller:claim-{self._token}"
         self._seen = False  # our own claim came back to us
         self.others: int | None = None
-        self._agreed = 0
+        self._agreed: set[tuple[object, object]] = set()  # those who share the name with us, by host and pid
 
     def run(self, deadline: float) -> None:
         subscribed, publishing = self._pair.subscribed, self._pair.publishing
@@ -118,7 +119,16 @@ class _Claimant:
                 if monotonic() >= deadline:
                     raise
                 replies = []
-        for reply in subscribed.ask(monotonic() + ANSWER_LIMIT, command("UNSUBSCRIBE", self._reply_to)):
+        self.leave()
+
+    def leave(self) -> None:
+        """Hear no more answers; leave the connection as its user wants it."""
+        subscribed = self._pair.subscribed
+        try:
+            replies = subscribed.ask(monotonic() + ANSWER_LIMIT, command("UNSUBSCRIBE", self._reply_to))
+        except TimeoutError:
+            raise RedisUnavailable("Redis does not answer") from None
+        for reply in replies:
             self._take(reply)
 
     def _agreed_upon(self, replies: list[Any], deadline: float) -> bool:
@@ -129,7 +139,7 @@ class _Claimant:
             return False
         counted = self._pair.publishing.ask(deadline, command("PUBSUB", "NUMSUB", self._service))[0]
         self.others = _count(counted) - 1  # counted anew each time: who gives in to us leaves without a word
-        return self._agreed >= self.others
+        return len(self._agreed) >= self.others
 
     def _take(self, reply: Any) -> None:
         if not (isinstance(reply, list) and reply[0] in (b"message", b"pmessage")):
@@ -146,11 +156,14 @@ class _Claimant:
             return
         if said.failed and said.code == NameTaken.code:
             raise NameTaken(said.text)
-        if not said.failed:
-            self._agreed += 1
+        if not said.failed and isinstance(said.payload, dict):
+            self._agrees(said.payload)
+
+    def _agrees(self, other: dict[str, Any]) -> None:
+        self._agreed.add((str(other.get("host")), str(other.get("pid"))))
 
     def _is_claim(self, data: bytes) -> bool:
-        """Whether a message of the service's channel is a claim; another's that came before ours takes the name."""
+        """Whether a message of the service's channel is a claim. Raises `NameTaken` if it goes before ours."""
         if not data.startswith(b'{"action":"$daebus.claim"'):
             return False
         try:
@@ -161,15 +174,17 @@ class _Claimant:
             self._seen = True
             return True
         other = raw.get("payload") if isinstance(raw.get("payload"), dict) else {}
-        if self._running and other.get("running") is not True:
-            return True  # a newcomer, who will see our claim
         if self._shared and other.get("shared") is True:
-            self._pair.early.append([b"message", self._service.encode(), data])  # to be answered when we run
-            return True
-        if not self._seen or other.get("running") is True:
+            self._agrees(other)
+        elif self._yields(other):
             raise _taken(self._service, other, self._shared)
-        self._pair.early.append([b"message", self._service.encode(), data])
+        self._pair.early.append([b"message", self._service.encode(), data])  # to be answered when we run
         return True
+
+    def _yields(self, other: dict[str, Any]) -> bool:
+        """Whether another's claim goes before ours: who runs before who starts, else who claimed first."""
+        other_runs = other.get("running") is True
+        return other_runs if other_runs is not self._running else not self._seen
 
 
 def _refused(reply: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from time import monotonic
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
@@ -163,9 +164,12 @@ class Dispatcher:
         self.start_coroutine: Callable[[Coroutine[Any, Any, None]], None] = _no_event_loop
         self.resume: Callable[[Work], None] = lambda _work: None
 
-    def plan_request(self, _work: Work | None, ticket: str, data: bytes) -> ActionCall | None:
+    def plan_request(
+        self, _work: Work | None, ticket: str, data: bytes, arrived: float | None = None
+    ) -> ActionCall | None:
         """Return the call for a message of the service's own channel; None when it is dealt with already."""
-        request = self._read_request(ticket, data)
+        arrived = monotonic() if arrived is None else arrived
+        request = self._read_request(ticket, data, arrived)
         if request is None:
             return None
         response = PubSubResponse(self._publisher, request, self.flush)
@@ -173,7 +177,7 @@ class Dispatcher:
             self._introduce(request, response)
             return None
         if self._early is not None:
-            self.keep((None, self.plan_request, ticket, data), response)
+            self.keep((None, partial(self.plan_request, arrived=arrived), ticket, data), response)
             return None
         if self._mine is not None and not self._mine(request, ticket):
             return None
@@ -183,7 +187,7 @@ class Dispatcher:
             return None
         return ActionCall(self, work, request, response, len(data))
 
-    def _read_request(self, ticket: str, data: bytes) -> PubSubRequest | None:
+    def _read_request(self, ticket: str, data: bytes, arrived: float) -> PubSubRequest | None:
         """Return the request that a message is; None when it is none, and that is answered."""
         self.counts.received += 1
         raw: Any = data
@@ -197,7 +201,7 @@ class Dispatcher:
                 self._broken(error, raw)
             return None
         if request.timeout is not None and request.clock != self._clock:  # of another machine: by our own clock
-            request.deadline, request.clock = monotonic() + request.timeout, self._clock
+            request.deadline, request.clock = arrived + request.timeout, self._clock
         return request
 
     def plan_message(self, work: Work, channel: str, data: bytes) -> ListenCall | None:
@@ -224,10 +228,10 @@ class Dispatcher:
         if self._early is not None and len(early) < EARLY_LIMIT and self._early_bytes + size <= EARLY_BYTES:
             self._early.append(item)
             self._early_bytes += size
-        elif response is not None:
-            response.error(Busy("The service is starting, and enough requests wait for it already; try again later"))
-        else:
+        elif response is None:
             self.drop(item[2], Busy("the service is starting"))
+        elif self._mine is None or self._mine(response.request, item[2]):
+            response.error(Busy("The service is starting, and enough requests wait for it already; try again later"))
 
     def _broken(self, error: DaebusError, raw: Any) -> None:
         self.counts.broken += 1

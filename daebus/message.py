@@ -108,6 +108,10 @@ class WorkflowRequest(PubSubRequest):
         self.workflow_id = self.request_id = workflow_id
         self.reply_to = reply_to
 
+    def unpack(self, raw: dict[str, Any]) -> None:
+        """Take the message back."""
+        super().unpack({"payload": {}, **raw})
+
 
 _blank: Callable[[type[PubSubRequest]], PubSubRequest] = object.__new__
 

@@ -87,10 +87,13 @@ class PubSubResponse:
             return 0
         if self._client.publish(self.request.reply_to, data) is False and final:
             text = "The answer was dropped: too many large answers wait to be sent"
-            self._client.publish(self.request.reply_to, encode_error(Busy(text), self.request.request_id))
+            self._client.publish(self.request.reply_to, self._encoded(Busy(text)))
         if self._flush is not None:
             self._flush(final)
         return 1
+
+    def _encoded(self, error: DaebusError) -> bytes:
+        return encode_error(error, self.request.request_id)
 
     def _take(self, final: bool) -> bool:
         if not final:
@@ -128,7 +131,10 @@ class WorkflowResponse(PubSubResponse):
 
     def error(self, err: BaseException | str, final: bool = True) -> int:
         """End the workflow with an error: the text of an exception, or a text."""
-        return self._say(encode_workflow_error(as_error(err), self._workflow_id), True)
+        return self._say(self._encoded(as_error(err)), True)
+
+    def _encoded(self, error: DaebusError) -> bytes:
+        return encode_workflow_error(error, self._workflow_id)
 
     def _say(self, data: bytes, final: bool) -> int:
         said = self._answer(data, final)

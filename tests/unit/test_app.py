@@ -18,7 +18,7 @@ def app() -> Daebus:
     return Daebus("app")
 
 
-def nothing() -> None:
+def nothing(*_arguments: object) -> None:
     """A handler."""
 
 
@@ -45,7 +45,7 @@ def test_an_application_has_what_handlers_use(app: Daebus) -> None:
         ({"service": "a\nb"}, r"Service 'a\nb' failed: 'a\nb' cannot be a service name"),
         ({"service": None}, "Service 'None' failed: None cannot be a service name"),
         ({"service": "svc", "redis_port": 0}, "Service 'svc' failed: 0 is not a port"),
-        ({"service": "svc", "redis_url": "http://h"}, "Service 'svc' failed: redis_url begins with 'http'"),
+        ({"service": "svc", "redis_url": "http://h"}, "Service 'svc' failed: redis_url must begin with redis://"),
         ({"service": "svc", "redis_url": "redis://h", "redis_host": "h"}, "not both"),
     ],
 )
@@ -67,7 +67,7 @@ def test_a_variable_that_makes_no_sense_is_named(
     monkeypatch.setenv("DAEBUS_REDIS_URL", "nonsense")
     with pytest.raises(SystemExit):
         app.run("svc")
-    assert "DAEBUS_REDIS_URL begins with ''" in caplog.text
+    assert "DAEBUS_REDIS_URL must begin with redis://" in caplog.text
 
 
 def test_the_services_own_channel_is_not_for_listeners(app: Daebus, caplog: pytest.LogCaptureFixture) -> None:

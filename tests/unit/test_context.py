@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from daebus import Daebus, broadcast, cache, get_daemon, request, response
+from daebus import Daebus, broadcast, cache, context, get_daemon, request, response
 from daebus.context import (
     current,
     get_context_type,
@@ -24,6 +24,7 @@ from daebus.context import (
     set_daemon,
 )
 from daebus.errors import ConfigurationError, Unserialisable
+from daebus.log import Seldom
 from daebus.message import PubSubRequest
 from daebus.pubsub import PubSubResponse
 from tests.support import ROOT
@@ -51,6 +52,12 @@ class Heard:
 
     request = None
     response = None
+
+
+@pytest.fixture(autouse=True)
+def fresh_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test has said anything yet that is said only once a minute."""
+    monkeypatch.setattr(context, "_seldom", Seldom())
 
 
 @pytest.fixture
@@ -126,6 +133,12 @@ def test_an_answer_to_nobody_is_logged_and_sends_nothing(verb: str, caplog: pyte
     assert caplog.record_tuples == [
         ("daebus", logging.WARNING, f"response.{verb}() was called where no request is being handled: nothing was sent")
     ]
+
+
+def test_answers_to_nobody_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(100):
+        assert response.success(1) == response.progress(2) == 0
+    assert len(caplog.messages) == 2
 
 
 @pytest.mark.usefixtures("heard")

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from daebus import request, response
-from daebus.dispatch import EARLY_LIMIT, Dispatcher
+from daebus import dispatch, pubsub, request, response
+from daebus.dispatch import COROUTINE_LIMIT, EARLY_LIMIT, Dispatcher
 from daebus.errors import (
     BadMessage,
     Busy,
@@ -24,9 +24,11 @@ from daebus.errors import (
     Unserialisable,
     error_from_wire,
 )
+from daebus.log import Seldom
 from daebus.message import MAX_MESSAGE, PubSubRequest
 from daebus.registry import Record
 from daebus.work import Work
+from tests.support import wait_for
 
 CALLER = "caller:someone"
 FIXED = "The service failed to do this; the log of 'svc' has the reason under error id "
@@ -39,11 +41,17 @@ class Publisher:
         self.sent: list[tuple[str, dict[str, Any]]] = []
         self.flushed = 0  # how many of them have left
 
-    def publish(self, channel: str, data: bytes) -> None:
+    def publish(self, channel: str, data: bytes) -> bool:
         self.sent.append((channel, json.loads(data)))
+        return True
 
     def flush(self) -> None:
         self.flushed = len(self.sent)
+
+    def flush_answer(self, final: bool) -> None:
+        """As a service does on its reader, which sends the final ones of a batch together."""
+        if not final:
+            self.flush()
 
     @property
     def answers(self) -> list[dict[str, Any]]:
@@ -73,7 +81,15 @@ class Bench:
     @property
     def dispatcher(self) -> Dispatcher:
         if self._made is None:
-            self._made = Dispatcher("svc", self._records, self._reserved, self.publisher, "clock", self._mine)
+            self._made = Dispatcher(
+                "svc",
+                self._records,
+                self._reserved,
+                self.publisher,
+                "clock",
+                self._mine,
+                self.publisher.flush_answer,
+            )
             self._made.start_coroutine = self.started.append
             self._made.resume = self.resumed.append
         return self._made
@@ -81,6 +97,10 @@ class Bench:
     def plan(self, message: dict[str, Any] | bytes) -> Any:
         data = message if isinstance(message, bytes) else json.dumps(message).encode()
         return self.dispatcher.plan_request(None, "", data)
+
+    def plan_again(self) -> list[Any]:
+        """Open, and plan what was kept, as the engine does then."""
+        return [plan(work, channel, data) for work, plan, channel, data in self.dispatcher.open()]
 
     def handle(self, message: dict[str, Any] | bytes) -> list[dict[str, Any]]:
         """What the caller is answered."""
@@ -97,6 +117,12 @@ class Bench:
 
     def ask(self, function: Callable[..., Any], payload: Any = None) -> list[dict[str, Any]]:
         return self.action(function).handle(message(payload))
+
+
+@pytest.fixture(autouse=True)
+def fresh_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test has said anything yet that is said only once a minute."""
+    monkeypatch.setattr(pubsub, "_seldom", Seldom())
 
 
 @pytest.fixture
@@ -163,6 +189,57 @@ def test_the_request_is_there_in_every_part_of_a_generator(bench: Bench) -> None
         return request.payload
 
     assert bench.ask(handler, "p") == [success("p", final=False), success("p")]
+
+
+def test_a_generator_whose_request_was_refused_is_closed(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """Else it would hold a thread for nobody, at the end of a drain above all."""
+    calls: list[Any] = []
+    went_on: list[str] = []
+
+    def handler() -> Generator[Any, None, Any]:
+        try:
+            yield 1
+            calls[0].refuse(Stopping("it stops"))
+            yield 2
+            went_on.append("after the refusal")
+        finally:
+            went_on.append("closed")
+
+    bench.action(handler).dispatcher.open()
+    calls.append(bench.plan(message()))
+    assert calls[0].run() is True
+    first, *rest = bench.publisher.answers
+    assert first == success(1, final=False)
+    assert type(error_of(rest)) is Stopping
+    assert went_on == ["closed"]
+    assert bench.dispatcher.counts.failed == 0
+    assert "failed" not in caplog.text
+
+
+def test_a_generator_that_fails_when_it_is_closed_is_a_failure(bench: Bench) -> None:
+    def handler() -> Generator[Any, None, Any]:
+        response.success("done")
+        try:
+            yield 1
+        finally:
+            raise OSError
+
+    assert bench.ask(handler) == [success("done")]
+    assert bench.dispatcher.counts.failed == 1
+
+
+def test_a_generator_that_listens_runs_to_its_end(bench: Bench, runs: list[Any]) -> None:
+    """It has nobody to answer, so nobody who no longer listens."""
+
+    def listener(payload: Any) -> Generator[Any, None, None]:
+        yield from range(3)
+        runs.append(payload)
+
+    bench.dispatcher.open()
+    call = bench.dispatcher.plan_message(Work(Record("listen", "news", listener)), "news", b"5")
+    assert call is not None
+    assert call.run() is True
+    assert runs == [5]
 
 
 def test_no_exceptions_text_leaves_the_service(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
@@ -286,7 +363,7 @@ def test_a_second_answer_is_not_sent(bench: Bench, caplog: pytest.LogCaptureFixt
         assert response.error("no") == 0
 
     assert bench.ask(handler) == [success(1)]
-    assert caplog.messages == ["'act' was answered already: a further answer was not sent"] * 2
+    assert caplog.messages == ["'act' was answered already: a further answer was not sent"]  # once for both
 
 
 def test_a_value_returned_after_the_answer_is_not_sent(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
@@ -393,7 +470,58 @@ def test_a_coroutine_that_cannot_be_started_is_answered_and_not_awaited(bench: B
 
     bench.action(handler).dispatcher.start_coroutine = refuse
     assert type(error_of(bench.handle(message()))) is InternalError
-    assert bench.dispatcher.awaiting == set()
+    assert (bench.dispatcher.awaiting, bench.dispatcher._awaiting_bytes) == (set(), 0)
+
+
+async def wait_once() -> object:
+    await asyncio.sleep(0)
+    return request.payload
+
+
+def is_busy(answer: dict[str, Any]) -> bool:
+    return bool(answer.get("code") == "busy")
+
+
+def test_so_many_coroutines_run_at_once(bench: Bench) -> None:
+    bench.action(wait_once).dispatcher.open()
+    for _ in range(COROUTINE_LIMIT):
+        assert bench.plan(message()).run() is False
+    assert bench.plan(message()).run() is True
+    error = error_of(bench.publisher.answers)
+    assert (error.code, str(error)) == (
+        "busy",
+        "The service is busy: as many coroutines run as it takes; try again later",
+    )
+    for coroutine in bench.started:
+        asyncio.run(coroutine)
+    assert bench.dispatcher._awaiting_bytes == 0
+
+
+@pytest.mark.parametrize("large", [1000, 100_000])
+def test_coroutines_at_once_have_so_many_bytes(bench: Bench, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One alone may have more; what ended leaves its room to others."""
+    one = len(json.dumps(message("x" * 1000)).encode())
+    monkeypatch.setattr(dispatch, "COROUTINE_BYTES", 3 * one)
+    bench.action(wait_once).dispatcher.open()
+    for _ in range(2):
+        taken = [bench.plan(message("x" * large)).run() is False for _ in range(5)]
+        assert taken == ([True] * 3 + [False] * 2 if large == 1000 else [True] + [False] * 4)
+        assert sum(map(is_busy, bench.publisher.answers)) == taken.count(False)
+        for coroutine in bench.started:
+            asyncio.run(coroutine)
+        bench.started.clear()
+        bench.publisher.sent.clear()
+        assert bench.dispatcher._awaiting_bytes == 0
+
+
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, asyncio.CancelledError])
+def test_a_coroutine_that_fails_leaves_its_room_to_others(bench: Bench, kind: type[BaseException]) -> None:
+    async def handler() -> None:
+        await asyncio.sleep(0)
+        raise kind
+
+    bench.ask(handler, "x" * 1000)
+    assert (bench.dispatcher.awaiting, bench.dispatcher._awaiting_bytes) == (set(), 0)
 
 
 def test_without_an_event_loop_a_coroutine_is_answered() -> None:
@@ -483,9 +611,9 @@ def runs() -> list[Any]:
 
 @pytest.mark.parametrize(("ahead", "clock", "run"), [(-1, "clock", False), (60, "clock", True), (-1, "other", True)])
 def test_what_nobody_waits_for_is_not_run(bench: Bench, runs: list[Any], ahead: int, clock: str, run: bool) -> None:
-    """A deadline counts on the machine whose clock it was read from."""
+    """A deadline counts on the machine whose clock it was read from; on another, the seconds from the arrival do."""
     bench.action(lambda: runs.append(request.payload))
-    answers = bench.handle(message("p", v=1, deadline=monotonic() + ahead, timeout=1, clock=clock))
+    answers = bench.handle(message("p", v=1, deadline=monotonic() + ahead, timeout=60, clock=clock))
     assert runs == (["p"] if run else [])
     assert bench.dispatcher.counts.expired == (0 if run else 1)
     if not run:
@@ -493,6 +621,34 @@ def test_what_nobody_waits_for_is_not_run(bench: Bench, runs: list[Any], ahead: 
             "expired",
             "The caller's deadline passed before the work began; it was not done",
         )
+
+
+@pytest.mark.parametrize("clock", ["other", "", None])
+def test_a_deadline_of_another_clock_counts_from_the_arrival(bench: Bench, runs: list[Any], clock: str | None) -> None:
+    bench.action(lambda: runs.append(1)).dispatcher.open()
+    before = monotonic()
+    in_time = bench.plan(message(v=1, deadline=before - 1e6, timeout=60, clock=clock))
+    assert before + 60 <= in_time.request.deadline <= monotonic() + 60
+    late = bench.plan(message(v=1, deadline=before + 1e6, timeout=0.001, clock=clock))
+    wait_for(lambda: monotonic() > late.request.deadline)
+    late.run()
+    assert error_of(bench.publisher.answers).code == "expired"
+    assert (runs, bench.dispatcher.counts.expired) == ([], 1)
+    in_time.run()
+    assert runs == [1]
+
+
+def test_a_deadline_of_another_clock_counts_from_the_arrival_before_the_start_too(
+    bench: Bench, runs: list[Any]
+) -> None:
+    bench.action(lambda: runs.append(1))
+    assert bench.plan(message(v=1, deadline=1.0, timeout=0.001, clock="other")) is None
+    arrived = monotonic()
+    wait_for(lambda: monotonic() > arrived + 0.001)
+    for call in bench.plan_again():
+        call.run()
+    assert error_of(bench.publisher.answers).code == "expired"
+    assert runs == []
 
 
 # --- broken messages ---
@@ -601,10 +757,11 @@ def test_what_comes_before_the_start_is_kept_until_then(bench: Bench, runs: list
     assert bench.dispatcher.plan_message(listener, "news", b"2") is None
     assert bench.plan(message(3)) is None
     assert (bench.dispatcher.held, runs) == (True, [])
-    calls = bench.dispatcher.open()
+    calls = bench.plan_again()
     assert not bench.dispatcher.held
     assert [call.run() for call in calls] == [True] * 3
     assert runs == [1, 2, 3]
+    assert bench.dispatcher.counts.received == 3
     assert bench.dispatcher.open() == []
     assert bench.plan(message()) is not None
 
@@ -617,6 +774,41 @@ def test_of_too_many_that_come_before_the_start_the_last_are_refused(bench: Benc
     assert error.code == "busy"
     assert str(error).startswith("The service is starting")
     assert len(bench.dispatcher.open()) == EARLY_LIMIT
+
+
+def test_what_is_kept_until_the_start_is_kept_as_it_came(bench: Bench) -> None:
+    """Its bytes: what they are read as takes much more."""
+    work = Work(Record("listen", "news", print))
+    data = json.dumps(message({"a": [1, 2]})).encode()
+    bench.action(lambda: None).plan(data)
+    bench.dispatcher.plan_message(work, "news", b"[1]")
+    kept = bench.dispatcher.open()
+    assert [(item[0], *item[2:]) for item in kept] == [(None, "", data), (work, "news", b"[1]")]
+
+
+def test_of_too_many_bytes_before_the_start_the_last_are_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    large, small = (json.dumps(message("x" * size)).encode() for size in (1000, 1))
+    monkeypatch.setattr(dispatch, "EARLY_BYTES", 2 * len(large) + len(small) + 2)
+    bench.action(lambda: None)
+    work = Work(Record("listen", "news", print))
+    for data in (large, large, large, small):
+        assert bench.plan(data) is None
+    for data in (b"[1]", b"[]", b"{}"):
+        assert bench.dispatcher.plan_message(work, "news", data) is None
+    error = error_of(bench.publisher.answers)
+    assert (error.code, str(error)[:23]) == ("busy", "The service is starting")
+    assert caplog.messages == ["Messages on channel 'news' are being dropped: the service is starting"]
+    assert bench.dispatcher.counts.dropped == 2
+    assert [data for *_, data in bench.dispatcher.open()] == [large, large, small, b"[]"]
+
+
+def test_a_shared_service_that_starts_does_not_refuse_what_others_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "EARLY_BYTES", 0)
+    bench = Bench(mine=lambda _request, _ticket: False).action(lambda: None)
+    assert bench.plan(message()) is None
+    assert bench.publisher.sent == []
 
 
 def test_a_refused_request_is_answered_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
@@ -648,6 +840,76 @@ def test_a_handler_that_goes_on_after_its_refusal_answers_nobody(bench: Bench) -
     calls.append(bench.plan(message()))
     calls[0].run()
     assert type(error_of(bench.publisher.answers)) is Stopping
+
+
+# --- waiting for a worker ---
+
+SENT: list[dict[str, Any]] = [
+    message({"a": [1, {"b": None}]}),
+    message("text"),
+    message('{"older": "callers"}'),
+    message('{"a": 1}', v=1, deadline=None, timeout=None, clock="clock"),
+    message(None),
+    {"action": "act", "fields": 1, "beside": [2], "reply_to": CALLER, "request_id": "r"},
+    {"action": "act", "service": "a field"},
+]
+
+
+@pytest.mark.parametrize("sent", SENT)
+def test_after_a_wait_the_request_is_what_it_was(bench: Bench, sent: dict[str, Any]) -> None:
+    seen: list[Any] = []
+
+    def handler() -> None:
+        fields = ("payload", "raw", "action", "request_id", "reply_to", "service", "deadline", "clock", "timeout")
+        seen.append({name: getattr(request, name) for name in fields})
+
+    bench.action(handler).dispatcher.open()
+    data = json.dumps(sent).encode()
+    at_once, later = bench.plan(data), bench.plan(data)
+    later.pack(data)
+    assert (later.request.raw, later.request.payload) == ({}, None)  # what was read takes no memory meanwhile
+    for call in (at_once, later):
+        call.run()
+    assert seen[0] == seen[1]
+    assert seen[0]["raw"] == sent
+    assert len({str(answer) for _, answer in bench.publisher.sent}) == 1
+
+
+@pytest.mark.parametrize("payload", [{"a": 1}, [1], "text", '{"a": 1}', 5, None])
+def test_after_a_wait_a_listener_gets_the_payload(bench: Bench, runs: list[Any], payload: object) -> None:
+    def listener(payload: object, channel: str) -> None:
+        runs.append((payload, channel))
+
+    bench.dispatcher.open()
+    data = json.dumps(payload).encode()
+    for function in (runs.append, listener):
+        call = bench.dispatcher.plan_message(Work(Record("listen", "s.*", function)), "s.1", data)
+        assert call is not None
+        call.pack(data)
+        assert call.arguments[0] is None
+        assert call.run() is True
+    assert runs == [payload, (payload, "s.1")]
+
+
+def test_a_request_that_waits_is_refused_as_any_other(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.action(lambda: None).dispatcher.open()
+    data = json.dumps(message({"a": 1})).encode()
+    call = bench.plan(data)
+    call.pack(data)
+    call.refuse(Stopping("it stops"))
+    assert type(error_of(bench.publisher.answers)) is Stopping
+    assert caplog.messages == ["Action 'act' (request 'r') was refused: it stops"]
+
+
+def test_a_request_whose_deadline_passes_while_it_waits_is_not_run(bench: Bench, runs: list[Any]) -> None:
+    bench.action(lambda: runs.append(1)).dispatcher.open()
+    data = json.dumps(message(v=1, deadline=monotonic() + 0.001, timeout=0.001, clock="clock")).encode()
+    call = bench.plan(data)
+    call.pack(data)
+    wait_for(lambda: monotonic() > call.request.deadline)
+    call.run()
+    assert error_of(bench.publisher.answers).code == "expired"
+    assert runs == []
 
 
 # --- listened messages ---

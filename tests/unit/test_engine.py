@@ -51,6 +51,7 @@ class Job:
         self.thread = 0
         self.done = Event()
         self.refusals: list[DaebusError] = []
+        self.packed: list[bytes] = []
 
     def run(self) -> bool:
         self.thread = get_ident()
@@ -58,6 +59,9 @@ class Job:
             finished = self._function() is not False
         self.done.set()
         return finished
+
+    def pack(self, data: bytes) -> None:
+        self.packed.append(data)
 
     def refuse(self, error: DaebusError) -> None:
         self.refusals.append(error)
@@ -117,9 +121,13 @@ class Bench:
         self._jobs.append(Job(self, work, function))
         return self._jobs[-1]
 
-    def stall(self, work: Work) -> tuple[Job, Stall]:
+    def new_stall(self) -> Stall:
         self._stalls.append(Stall())
-        return self.job(work, self._stalls[-1]), self._stalls[-1]
+        return self._stalls[-1]
+
+    def stall(self, work: Work) -> tuple[Job, Stall]:
+        stall = self.new_stall()
+        return self.job(work, stall), stall
 
     def item(self, job: Job, size: int = 1) -> tuple[Work | None, Any, str, bytes]:
         def plan(_work: Work | None, _channel: str, _data: bytes) -> Job:
@@ -277,6 +285,37 @@ def test_work_wakes_a_watcher_that_sleeps(bench: Bench) -> None:
     assert not bench.wakes.is_set()
     bench.send(bench.job(work()))
     assert bench.wakes.wait(SOON)
+
+
+def test_the_reader_is_known_to_itself(bench: Bench) -> None:
+    """Whoever answers there need not send: the reader does when it has run what is ready."""
+    here: list[bool] = []
+    for inline in (True, False):
+        job = bench.job(work(inline=inline), lambda: here.append(bench.engine.reads_here))
+        bench.send(job)
+        assert job.done.wait(SOON)
+    assert here == [True, False]
+    assert not bench.engine.reads_here
+
+
+def test_who_was_displaced_is_no_reader(bench: Bench) -> None:
+    stall = Stall()
+    here: list[bool] = []
+
+    def handler() -> None:
+        here.append(bench.engine.reads_here)
+        stall()
+        here.append(bench.engine.reads_here)
+
+    job = bench.job(work(), handler)
+    bench.send(job)
+    assert stall.began.wait(SOON)
+    before = bench.flushes
+    bench.displace()
+    assert bench.flushes > before  # what it has answered until then leaves now
+    stall.go.set()
+    assert job.done.wait(SOON)
+    assert here == [True, False]
 
 
 # --- a handler that stalls ---
@@ -452,6 +491,81 @@ def test_behind_a_full_queue_requests_are_refused(single: Bench) -> None:
     stall.go.set()
     assert all(job.done.wait(SOON) for job in queued)
     assert not any(job.refused for job in queued)
+
+
+def test_what_waits_for_a_worker_is_packed_with_its_message(single: Bench) -> None:
+    stalled, stall = single.stall(work(inline=False))
+    single.put([single.item(stalled, 5)])
+    assert stall.began.wait(SOON)
+    behind = [single.job(work()), single.job(work(inline=False)), single.job(ordered())]
+    single.put([single.item(job, size) for size, job in enumerate(behind, 10)])
+    wait_for(lambda: len(single.engine._backlog) == 3, SOON)
+    assert [job.packed for job in behind] == [[b"x" * 10], [b"x" * 11], [b"x" * 12]]
+    assert stalled.packed == []
+    stall.go.set()
+    assert all(job.done.wait(SOON) for job in behind)
+    assert single.engine._backlog_bytes == 0
+
+
+def test_what_runs_without_a_wait_is_not_packed(bench: Bench) -> None:
+    jobs = [bench.job(work()), bench.job(work(inline=False)), bench.job(ordered())]
+    bench.send(*jobs)
+    assert all(job.done.wait(SOON) for job in jobs)
+    assert [job.packed for job in jobs] == [[], [], []]
+
+
+def test_so_many_bytes_wait_for_a_worker(single: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "ITEM_BYTES", 0)
+    monkeypatch.setattr(engine_module, "BACKLOG_BYTES", 3000)
+    stalled, stall = single.stall(work(inline=False))
+    single.send(stalled)
+    assert stall.began.wait(SOON)
+    behind = [single.job(work()) for _ in range(5)]
+    single.put([single.item(job, 1000) for job in behind])
+    assert all(job.done.wait(SOON) for job in behind[3:])
+    assert [job.refused for job in behind] == [False] * 3 + [True] * 2
+    assert behind[4].packed == []
+    stall.go.set()
+    assert all(job.done.wait(SOON) for job in behind)
+    single.settle()
+    assert single.engine._backlog_bytes == 0
+
+
+def begin_slow_plan(bench: Bench) -> Job:
+    """The job of a plan that stalls, which the engine has begun."""
+    job, planning = bench.job(work()), bench.new_stall()
+
+    def plan(*_given: object) -> Job:
+        planning()
+        return job
+
+    bench.put([(None, plan, "", b"x")])
+    assert planning.began.wait(SOON)
+    return job
+
+
+@pytest.mark.parametrize("fixture", ["single", "bench"])
+def test_no_reader_is_displaced_while_one_more_than_the_workers_hang(
+    fixture: str, request: pytest.FixtureRequest
+) -> None:
+    """Plans wait for Redis, of a shared service; without a bound each could take a thread with it."""
+    bench: Bench = request.getfixturevalue(fixture)
+    workers = {"single": 1, "bench": 3}[fixture]
+    jobs = []
+    for hanging in range(1, workers + 2):
+        jobs.append(begin_slow_plan(bench))
+        bench.displace()
+        assert bench.engine._working == hanging
+    jobs.append(begin_slow_plan(bench))
+    threads = engine_threads()
+    for _ in range(3):
+        bench.displace()
+    assert (bench.engine._working, engine_threads()) == (workers + 1, threads)
+    bench.let_go()
+    assert all(job.done.wait(SOON) for job in jobs)
+    bench.settle()
+    assert not any(job.refused for job in jobs)
+    assert bench.most <= workers + 1
 
 
 @pytest.fixture

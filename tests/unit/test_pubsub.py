@@ -8,27 +8,39 @@ from typing import Any
 
 import pytest
 
+from daebus import pubsub
 from daebus.errors import Busy, TooLarge, Unserialisable
+from daebus.log import Seldom
 from daebus.message import MAX_MESSAGE, PubSubRequest
 from daebus.pubsub import PubSubResponse
 
 
 class Outbox:
-    """A publisher that keeps what it is given."""
+    """A publisher that keeps what it is given, if it is not too large."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, dict[str, Any]]] = []
-        self.flushes = 0
+        self.flushes: list[tuple[bool, int]] = []  # whether after the final answer, and how many there were
+        self.largest = MAX_MESSAGE
 
-    def publish(self, channel: str, data: bytes) -> None:
+    def publish(self, channel: str, data: bytes) -> bool:
+        if len(data) > self.largest:
+            return False
         self.sent.append((channel, json.loads(data)))
+        return True
 
-    def flush(self) -> None:
-        self.flushes += 1
+    def flush(self, final: bool) -> None:
+        self.flushes.append((final, len(self.sent)))
 
     @property
     def messages(self) -> list[dict[str, Any]]:
         return [message for _, message in self.sent]
+
+
+@pytest.fixture(autouse=True)
+def fresh_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test has said anything yet that is said only once a minute."""
+    monkeypatch.setattr(pubsub, "_seldom", Seldom())
 
 
 @pytest.fixture
@@ -47,7 +59,7 @@ def test_success_answers_the_caller(response: PubSubResponse, outbox: Outbox) ->
     expected = {"status": "success", "payload": {"n": 1}, "request_id": "r", "final": True}
     assert outbox.sent == [("caller:x", expected)]
     assert response.answered
-    assert outbox.flushes == 0  # a final answer leaves with its batch
+    assert outbox.flushes == [(True, 1)]  # whose it is to let a final answer leave with its batch
 
 
 def test_send_answers_as_success_does(response: PubSubResponse, outbox: Outbox) -> None:
@@ -72,12 +84,13 @@ def test_an_error_may_be_progress(response: PubSubResponse, outbox: Outbox) -> N
     response.error("not yet", final=False)
     assert not response.answered
     assert outbox.messages[0]["final"] is False
+    assert outbox.flushes == [(False, 1)]
 
 
 def test_progress_leaves_at_once_and_leaves_the_request_open(response: PubSubResponse, outbox: Outbox) -> None:
     assert response.progress({"at": 1}) == 1
     assert not response.answered
-    assert outbox.flushes == 1
+    assert outbox.flushes == [(False, 1)]
     assert outbox.messages == [{"status": "success", "payload": {"at": 1}, "request_id": "r", "final": False}]
 
 
@@ -103,8 +116,48 @@ def test_after_the_final_answer_nothing_is_sent(
 ) -> None:
     response.success(1)
     assert response.success(2) == response.error("no") == response.progress(3) == response.send(4, final=False) == 0
-    assert len(outbox.messages) == 1
-    assert caplog.messages == ["'a' was answered already: a further answer was not sent"] * 4
+    assert len(outbox.messages) == len(outbox.flushes) == 1
+    assert caplog.messages == ["'a' was answered already: a further answer was not sent"]  # once for all four
+
+
+def test_of_each_action_it_is_said_that_it_answers_twice(outbox: Outbox, caplog: pytest.LogCaptureFixture) -> None:
+    for action in "abab":
+        response = PubSubResponse(outbox, PubSubRequest({"action": action, "request_id": "r"}, "svc"))
+        response.success(1)
+        response.success(2)
+    assert caplog.messages == [f"'{action}' was answered already: a further answer was not sent" for action in "ab"]
+
+
+def test_a_large_answer_that_is_dropped_is_told_with_a_small_error(response: PubSubResponse, outbox: Outbox) -> None:
+    outbox.largest = 1000
+    response.success("x" * 2000)
+    assert response.answered
+    ((channel, message),) = outbox.sent
+    assert (channel, message["request_id"], message["final"], message["code"]) == ("caller:x", "r", True, "busy")
+    assert message["payload"] == {"error": "The answer was dropped: too many large answers wait to be sent"}
+    assert outbox.flushes == [(True, 1)]
+
+
+def test_progress_that_is_dropped_is_missing_and_no_more(response: PubSubResponse, outbox: Outbox) -> None:
+    outbox.largest = 1000
+    response.progress("x" * 2000)
+    assert (response.answered, outbox.sent) == (False, [])
+    assert response.success("done") == 1
+    assert [message["payload"] for message in outbox.messages] == ["done"]
+
+
+def test_of_a_publisher_that_counts_subscribers_none_is_no_drop(outbox: Outbox) -> None:
+    """As a redis-py client does, which is one too."""
+
+    class Counting(Outbox):
+        def publish(self, channel: str, data: bytes) -> int:  # type: ignore[override]
+            super().publish(channel, data)
+            return 0
+
+    counting = Counting()
+    request = PubSubRequest({"action": "a", "reply_to": "caller:x", "request_id": "r"}, "svc")
+    PubSubResponse(counting, request).success(1)
+    assert [message["payload"] for message in counting.messages] == [1]
 
 
 @pytest.mark.parametrize(("value", "error"), [(float("nan"), Unserialisable), ("x" * MAX_MESSAGE, TooLarge)])

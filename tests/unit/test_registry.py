@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ def registry() -> Registry:
     return Registry("here")
 
 
-def nothing() -> None:
+def nothing(*_arguments: object) -> None:
     """A handler."""
 
 
@@ -74,7 +75,7 @@ def test_one_function_may_serve_several_names(registry: Registry) -> None:
 
 @pytest.mark.parametrize("kind", ["action", "listen", "background", "thread"])
 def test_a_second_declaration_names_both_places(registry: Registry, kind: str) -> None:
-    def second() -> None:
+    def second(*_arguments: object) -> None:
         """Another handler."""
 
     declare = partial(registry.background, interval=1) if kind == "background" else getattr(registry, kind)
@@ -235,3 +236,22 @@ def test_one_blueprint_may_serve_two_services() -> None:
 def test_only_blueprints_can_be_registered() -> None:
     with pytest.raises(DeclarationError, match="is not a Blueprint"):
         Daebus("app").register_blueprint(Registry("r"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "function", "said"),
+    [
+        ("action", lambda payload: payload, "takes no arguments: it reads `request.payload`"),
+        ("listen", lambda: None, "takes the payload"),
+        ("listen", lambda *, payload: payload, "takes the payload"),
+        ("thread", lambda: None, "takes one argument, `running`"),
+        ("on_start", lambda app: None, "takes no arguments"),
+    ],
+)
+def test_a_function_that_cannot_be_called_so_is_refused(
+    registry: Registry, kind: str, function: Callable[..., object], said: str
+) -> None:
+    """When it is declared, not at each message."""
+    declare = getattr(registry, kind)
+    with pytest.raises(DeclarationError, match=re.escape(said)):
+        declare(function) if kind == "on_start" else declare("name")(function)

@@ -96,8 +96,8 @@ def test_a_url_stands_for(url: str, means: dict[str, Any]) -> None:
     ("url", "said"),
     [
         (5, "redis_url must be text"),
-        ("", "redis_url begins with ''"),
-        ("http://h", "redis_url begins with 'http'"),
+        ("", "redis_url must begin with redis://"),
+        ("http://h", "redis_url must begin with redis://"),
         ("redis://h:99999", "is not a Redis URL"),
         ("redis://[h", "is not a Redis URL"),
         ("redis://h:0", "0 is not a port"),
