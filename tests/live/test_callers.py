@@ -1,4 +1,4 @@
-"""Callers in the situations that a review found hard: pauses, restarts while idle, busy threads, large answers."""
+"""Callers in awkward moments: pauses, restarts while idle, busy threads, answers before the end."""
 
 from __future__ import annotations
 
