@@ -37,8 +37,29 @@ class Daebus(Registry):
         self.broadcast = context.broadcast
         self.cache = self.redis = context.cache
         self.logger: logging.Logger = log.logger
+        self.http: Any = None  # set by an HTTP endpoint that is attached
+        self.websocket: Any = None  # set by a WebSocket endpoint that is attached
         self._blueprints: list[Blueprint] = []
         self._running: Service | None = None
+
+    def attach(self, component: Any) -> Any:
+        """Attach a component, by calling its `attach(app)`; return it. Raises `TypeError` if it has none."""
+        if not callable(getattr(component, "attach", None)):
+            raise TypeError(f"a {type(component).__name__} cannot be attached: it has no attach(app)")
+        component.attach(self)
+        return component
+
+    def route(self, path: str, methods: list[str] | None = None) -> Any:
+        """Declare an HTTP route with the endpoint that is attached. Raises `RuntimeError` if none is."""
+        if self.http is None:
+            raise RuntimeError(f"app.route({path!r}): no HTTP endpoint is attached; call app.attach(...) first")
+        return self.http.route(path, methods)
+
+    def socket(self, message_type: str) -> Any:
+        """Declare a WebSocket handler with the endpoint that is attached. Raises `RuntimeError` if none is."""
+        if self.websocket is None:
+            raise RuntimeError(f"app.socket({message_type!r}): no WebSocket is attached; call app.attach(...) first")
+        return self.websocket.socket(message_type)
 
     def register_blueprint(self, blueprint: Blueprint) -> Self:
         """Take over the handlers of a blueprint: those it has now, and those it gets before `run`."""

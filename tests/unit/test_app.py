@@ -124,3 +124,36 @@ def test_the_daemon_is_set_by_nothing_but_run(app: Daebus) -> None:
     assert running_daemon() is None
     set_daemon(None)
     assert app.service is None
+
+
+class Endpoint:
+    """A component that takes routes, as an HTTP endpoint will."""
+
+    def __init__(self) -> None:
+        self.routes: list[tuple[str, list[str] | None]] = []
+
+    def attach(self, app: Daebus) -> None:
+        app.http = self
+
+    def route(self, path: str, methods: list[str] | None) -> Any:
+        self.routes.append((path, methods))
+        return nothing
+
+
+def test_a_component_is_attached_and_given_back(app: Daebus) -> None:
+    endpoint = Endpoint()
+    assert app.attach(endpoint) is endpoint
+    assert app.route("/status", ["GET"]) is nothing
+    assert endpoint.routes == [("/status", ["GET"])]
+
+
+def test_what_cannot_be_attached_is_refused(app: Daebus) -> None:
+    with pytest.raises(TypeError, match="a object cannot be attached"):
+        app.attach(object())
+
+
+def test_routes_and_sockets_want_something_attached(app: Daebus) -> None:
+    with pytest.raises(RuntimeError, match="no HTTP endpoint is attached"):
+        app.route("/status")
+    with pytest.raises(RuntimeError, match="no WebSocket is attached"):
+        app.socket("message")
