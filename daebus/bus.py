@@ -132,7 +132,7 @@ class Bus:
             pair, self._pair = self._pair, None
         if pair is None:
             return
-        for link in (pair.subscribed, pair.publishing):
+        for link in pair.links:
             self.engine.forget_socket(link.fileno())
         pair.close()
         if self._closing:

@@ -26,7 +26,7 @@ from .errors import (
 )
 from .jsontext import loads
 from .log import Budget, Seldom, logger, one_line
-from .message import MAX_MESSAGE, PubSubRequest, address, encode_error, read_request
+from .message import PubSubRequest, address, check_size, encode_error, read_request
 from .names import RESERVED, shown
 from .pubsub import PubSubResponse
 from .work import Work
@@ -192,8 +192,7 @@ class Dispatcher:
         self.counts.received += 1
         raw: Any = data
         try:
-            if len(data) > MAX_MESSAGE:
-                raise TooLarge(f"the message has {len(data):,} bytes; the limit is {MAX_MESSAGE:,}")
+            check_size(data)
             raw = loads(data)
             request = read_request(raw, self._service)
         except DaebusError as error:
@@ -208,8 +207,7 @@ class Dispatcher:
         """Return the call for a message of a listened channel; None when it cannot be read."""
         self.counts.received += 1
         try:
-            if len(data) > MAX_MESSAGE:
-                raise TooLarge(f"the message has {len(data):,} bytes; the limit is {MAX_MESSAGE:,}")
+            check_size(data)
             call = ListenCall(self, work, channel, loads(data), len(data))
         except DaebusError as error:
             self.counts.broken += 1

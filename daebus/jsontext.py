@@ -108,20 +108,17 @@ _BY_NAME: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _make_encoder(indent: str | None, separators: tuple[str, str]) -> Callable[[Any], str]:
+def _make_encoder() -> Callable[[Any], str]:
     # markers=None: no search for cycles (they end in RecursionError, which is told apart below); a table of
     # markers could not be shared between threads.
     make: Any = getattr(_stdlib, "c_make_encoder", None)
-    if make is None or indent is not None:
-        return json.JSONEncoder(
-            check_circular=False, allow_nan=False, default=plain, indent=indent, separators=separators
-        ).encode
-    item, key = separators
-    encode = make(None, plain, _stdlib.encode_basestring_ascii, None, key, item, False, False, False)
+    if make is None:
+        return json.JSONEncoder(check_circular=False, allow_nan=False, default=plain, separators=(",", ":")).encode
+    encode = make(None, plain, _stdlib.encode_basestring_ascii, None, ":", ",", False, False, False)
     return lambda value: "".join(encode(value, 0))
 
 
-_compact = _make_encoder(None, (",", ":"))
+_compact = _make_encoder()
 quote: Callable[[str], str] = _stdlib.encode_basestring_ascii
 
 

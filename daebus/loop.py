@@ -64,11 +64,6 @@ def shared() -> LoopThread:
         return _current
 
 
-def existing() -> LoopThread | None:
-    """Return the event loop thread if there is one."""
-    return _current
-
-
 def run_here(coroutine: Any) -> Any:
     """Run a coroutine on the shared loop and wait for its end on this thread (for tasks, threads and hooks)."""
     return asyncio.run_coroutine_threadsafe(coroutine, shared()._loop).result()

@@ -139,6 +139,12 @@ def _payload(raw: dict[str, Any]) -> Any:
     return payload
 
 
+def check_size(data: bytes) -> None:
+    """Raise `TooLarge` for a message that is over the limit."""
+    if len(data) > MAX_MESSAGE:
+        raise TooLarge(f"the message has {len(data):,} bytes; the limit is {MAX_MESSAGE:,}")
+
+
 def read_request(raw: Any, service: str) -> PubSubRequest:
     """Return the request that a decoded message is; `BadMessage` says what is wrong with it."""
     if type(raw) is not dict:
@@ -229,9 +235,9 @@ def encode_error(error: DaebusError, request_id: str | int | None, *, final: boo
 
 def checked(text: str) -> bytes:
     """Return ASCII text as bytes; `TooLarge` if that is over the limit."""
-    if len(text) > MAX_MESSAGE:
-        raise TooLarge(f"the message has {len(text):,} bytes; the limit is {MAX_MESSAGE:,}")
-    return text.encode()
+    data = text.encode()
+    check_size(data)
+    return data
 
 
 def encode_workflow_part(payload: Any, workflow_id: str, *, final: bool) -> bytes:

@@ -6,6 +6,7 @@ from time import monotonic
 
 from .log import Seldom, logger, one_line
 from .schedule import next_due
+from .threads import await_here
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,11 +30,7 @@ class Task:
     def run(self) -> None:
         """Run once, on a worker thread. Errors are logged; the schedule is kept."""
         try:
-            result = self._function()
-            if hasattr(result, "__await__"):
-                from .loop import run_here
-
-                run_here(result)
+            await_here(self._function())
         except BaseException as error:  # noqa: BLE001 - the last stop: SystemExit in a task must not end a worker
             self.failures += 1
             quiet = self._seldom.take(type(error))  # a task that fails each second must not fill the log

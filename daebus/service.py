@@ -24,7 +24,7 @@ from .schedule import backoff
 from .scheduler import Scheduler
 from .systemd import Notifier
 from .target import clock_id
-from .threads import Threads
+from .threads import Threads, await_here
 from .work import Work
 from .workflows import Workflows
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .dispatch import ActionCall, ListenCall
     from .link import Pair
     from .message import PubSubRequest
-    from .registry import Record, Registry
+    from .registry import Registry
     from .settings import RedisSettings
 
 HANDLER_LIMIT = 8.0
@@ -242,7 +242,7 @@ class Service:
             try:
                 if self._stop_asked:
                     raise _Interrupted
-                _call(record)
+                await_here(record.function())
             except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a hook raises ends the start
                 logger.error("on_start function at %s failed", record.place, exc_info=True)
                 self._failure = f"on_start failed: {type(error).__name__}: {one_line(str(error))}"
@@ -324,7 +324,7 @@ class Service:
         patience.start()
         for record in self._registry.records("on_stop"):
             try:
-                _call(record)
+                await_here(record.function())
             except (Exception, SystemExit):  # noqa: BLE001 - one hook's failure must not keep the others from running
                 logger.error("on_stop function at %s failed", record.place, exc_info=True)
         patience.cancel()
@@ -392,14 +392,6 @@ def _share(settings: RedisSettings, name: str) -> Any:
     from .shared import Share
 
     return Share(settings, name)
-
-
-def _call(record: Record) -> None:
-    result = record.function()
-    if hasattr(result, "__await__"):
-        from .loop import run_here
-
-        run_here(result)
 
 
 def _start_coroutine(coroutine: Coroutine[Any, Any, None]) -> None:

@@ -24,6 +24,14 @@ STEADY = 60.0
 """Seconds of running after which earlier crashes are forgotten."""
 
 
+def await_here(result: object) -> None:
+    """Wait on this thread for what an `async def` function returned; anything else is done already."""
+    if hasattr(result, "__await__"):
+        from .loop import run_here
+
+        run_here(result)
+
+
 class Running:
     """What a thread's function gets: `running()` says whether to go on, `running.wait(s)` sleeps until told not to."""
 
@@ -81,11 +89,7 @@ class ManagedThread:
         while not stop.is_set():
             began = monotonic()
             try:
-                result = self._function(Running(stop))
-                if hasattr(result, "__await__"):
-                    from .loop import run_here
-
-                    run_here(result)
+                await_here(self._function(Running(stop)))
                 return
             except BaseException:  # noqa: BLE001 - the last stop of the thread: it decides whether to start again
                 crashes = 1 if monotonic() - began > STEADY else crashes + 1
@@ -141,8 +145,7 @@ class Threads:
 
     def stop_all(self, deadline: float) -> list[str]:
         """Tell all, wait until the deadline (monotonic seconds); return the names of those that have not ended."""
-        for thread in self._threads.values():
-            thread.tell()
+        self.tell_all()
         return [thread.name for thread in self._threads.values() if not thread.join(deadline - monotonic())]
 
     def tell_all(self) -> None:

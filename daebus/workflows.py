@@ -10,10 +10,10 @@ import logging
 from collections import OrderedDict
 
 from .dispatch import ActionCall
-from .errors import BadMessage, DaebusError, TooLarge, UnknownAction
+from .errors import BadMessage, DaebusError, UnknownAction
 from .jsontext import loads
 from .log import Seldom, one_line
-from .message import MAX_MESSAGE, WorkflowRequest
+from .message import WorkflowRequest, check_size
 from .names import is_workflow_channel, shown
 from .pubsub import WorkflowResponse
 from .work import Work
@@ -92,8 +92,7 @@ class Workflows:
 
     def _read(self, data: bytes) -> WorkflowRequest | None:
         """Return the request; None for a workflow of another process of a shared service."""
-        if len(data) > MAX_MESSAGE:
-            raise TooLarge(f"the message has {len(data):,} bytes; the limit is {MAX_MESSAGE:,}")
+        check_size(data)
         raw = loads(data)
         workflow_id = raw.get("workflow_id") if type(raw) is dict else None
         if type(workflow_id) is not str or not 0 < len(workflow_id) <= 200:
