@@ -11,13 +11,17 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-from .environment import PEER_PACKAGES, UPSTREAM_PACKAGES, Environment, prepare, versions
+from .environment import PEER_PACKAGES, UPSTREAM_PACKAGES, WEB_PACKAGES, Environment, prepare, versions
 from .processes import MeasurementError
 from .rows import ROWS, SCENES, Row
 from .scenes import QUICK, Scene, Settings
 from .table import Line, Results, measured_line, render
+from .web_rows import WEB_ROWS, WEB_SCENES
+
+ALL_ROWS = (*ROWS, *WEB_ROWS)
 
 
 def main() -> int:
@@ -45,10 +49,10 @@ def say(text: str) -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    names = ", ".join(row.name for row in ROWS)
+    names = ", ".join(row.name for row in ALL_ROWS)
     parser = argparse.ArgumentParser(prog="bench/run", description=__doc__, epilog=f"rows: {names}")
-    parser.add_argument("--quick", action="store_true", help="two short rounds, under two minutes; rough figures")
-    parser.add_argument("--only", nargs="+", metavar="ROW", help="just these rows")
+    parser.add_argument("--quick", action="store_true", help="two short rounds; rough figures")
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="just these rows; * stands for anything")
     parser.add_argument("--rounds", type=positive, metavar="N", help="how many rounds the medians are of")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's figures there, too")
     parser.add_argument("--no-pin", action="store_true", help="use all cores; the goals are for one core")
@@ -62,12 +66,12 @@ def positive(text: str) -> int:
     return number
 
 
-def chosen_rows(names: list[str] | None) -> list[Row]:
-    known = {row.name: row for row in ROWS}
-    unknown = [name for name in names or () if name not in known]
+def chosen_rows(patterns: list[str] | None) -> list[Row]:
+    unknown = [pattern for pattern in patterns or () if not any(fnmatchcase(row.name, pattern) for row in ALL_ROWS)]
     if unknown:
-        raise SystemExit(f"bench/run: no row {', '.join(unknown)}; there are {', '.join(known)}")
-    return [row for row in ROWS if not names or row.name in names]
+        names = ", ".join(row.name for row in ALL_ROWS)
+        raise SystemExit(f"bench/run: no row {', '.join(unknown)}; there are {names}")
+    return [row for row in ALL_ROWS if any(fnmatchcase(row.name, pattern) for pattern in patterns or ("*",))]
 
 
 def chosen_settings(options: argparse.Namespace) -> Settings:
@@ -77,7 +81,7 @@ def chosen_settings(options: argparse.Namespace) -> Settings:
 
 def scenes_of(rows: list[Row]) -> dict[str, Scene]:
     wanted = {name for row in rows for name in row.scenes.values()}
-    return {name: scene for name, scene in SCENES.items() if name in wanted}
+    return {name: scene for name, scene in (SCENES | WEB_SCENES).items() if name in wanted}
 
 
 # ---- one core ----
@@ -146,8 +150,13 @@ def describe(environment: Environment, settings: Settings, core: int | None) -> 
         f"Medians of {settings.rounds} rounds; a ratio is the median of each round's own.",
         "limit: the same work in C, or bare Python where it idles, is imported or started.",
         "inline: the least that Python can do; pool: upstream's thread pool without the rest of upstream.",
+        "waitress, gunicorn (gthread): with Flask; uvicorn: with Starlette, uvloop and httptools; websockets: asyncio",
+        "tasks or threads. WebSocket peers echo text as it is; Daebus, ours and upstream, reads and writes JSON.",
         f"{system}; on {where}; load {os.getloadavg()[0]:.1f}.",
-        "; ".join(versions(environment).values()) + "; " + ", ".join((*UPSTREAM_PACKAGES, *PEER_PACKAGES)) + ".",
+        "; ".join(versions(environment).values())
+        + "; "
+        + ", ".join((*UPSTREAM_PACKAGES, *PEER_PACKAGES, *WEB_PACKAGES))
+        + ".",
     ]
     return "\n".join(words)
 
@@ -167,9 +176,10 @@ def as_json(lines: list[Line], results: Results, settings: Settings, environment
             "what": line.row.what,
             "unit": line.row.unit,
             "values": line.values,
-            "ratio": line.ratio,
-            "goal": str(line.row.goal) if line.row.goal else None,
-            "reached": line.reached,
+            "goals": [
+                {"goal": str(verdict.goal), "ratio": verdict.ratio, "reached": verdict.reached}
+                for verdict in line.verdicts
+            ],
         }
         for line in lines
     ]

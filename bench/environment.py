@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -22,6 +23,15 @@ INSTALL_SECONDS = 300
 
 UPSTREAM_PACKAGES = ("daebus==0.0.31", "redis==8.1.0")
 PEER_PACKAGES = ("dbus-fast==5.2.0", "nats-py==2.16.0")
+WEB_PACKAGES = (
+    "flask==3.1.3",
+    "waitress==3.0.2",
+    "gunicorn==27.0.1",
+    "starlette==1.10.0",
+    "uvicorn[standard]==0.54.0",
+    "aiohttp==3.14.5",
+    "websockets==17.4",
+)
 PROTOTYPE_PACKAGES = ("hiredis",)
 """The prototypes run in our own environment and need this whatever we depend on."""
 
@@ -56,9 +66,12 @@ def prepare(say: Callable[[str], None]) -> Environment:
     environment.add("redis", lambda: find_program("redis-server", "redis-server"))
     environment.add("dbus", lambda: find_program("dbus-daemon", "dbus"))
     environment.add("nats-server", find_nats_server)
-    environment.add("load", compile_load)
+    environment.add("wrk", lambda: find_program("wrk", "wrk"))
+    for program in ("load", "sockets", "closing"):
+        environment.add(program, partial(compile_program, program))
     environment.add("upstream", lambda: make_venv("upstream", UPSTREAM_PACKAGES))
     environment.add("peers", lambda: make_venv("peers", PEER_PACKAGES))
+    environment.add("web", lambda: make_venv("web", WEB_PACKAGES))
     environment.add("prototypes", lambda: make_venv("ours", our_packages()))
     environment.add("ours", lambda: find_ours(environment))
     return environment
@@ -139,11 +152,12 @@ def find_nats_server() -> Path:
     return program
 
 
-def compile_load() -> Path:
-    program, source = HOME / "load", SOURCES / "load.c"
-    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+def compile_program(name: str) -> Path:
+    program, sources = HOME / name, (SOURCES / f"{name}.c", SOURCES / "load.h")
+    newest = max(source.stat().st_mtime for source in sources)
+    if not program.exists() or program.stat().st_mtime < newest:
         compiler = on_path("cc") or find_program("gcc", "gcc")
-        run((compiler, "-O2", "-Wall", "-Wextra", "-o", program, source))
+        run((compiler, "-O2", "-Wall", "-Wextra", "-o", program, sources[0]))
     return program
 
 
@@ -200,6 +214,7 @@ def versions(environment: Environment) -> dict[str, str]:
         "redis": (environment.found.get("redis"), "--version"),
         "dbus": (environment.found.get("dbus"), "--version"),
         "nats-server": (environment.found.get("nats-server"), "--version"),
+        "wrk": (environment.found.get("wrk"), "--version"),
         "cc": (on_path("cc"), "--version"),
     }
     return {name: first_line(str(program), *rest) for name, (program, *rest) in commands.items() if program}
@@ -210,4 +225,4 @@ def first_line(*command: str) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
-    return (done.stdout or done.stderr).strip().split("\n")[0].split(" sha=")[0]
+    return (done.stdout or done.stderr).strip().split("\n")[0].split(" sha=")[0].split(" [epoll]")[0]

@@ -15,73 +15,20 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
-#define WARM_UP_SECONDS 0.2 /* answered, but not counted */
-#define REPLY_TIMEOUT_SECONDS 30
+#include "load.h"
+
 #define BROADCAST_BYTES 100
 #define BROADCAST_CHANNEL "bench.broadcast"
 #define NO_PROGRESS_SECONDS 3.0 /* after that, what is missing is lost */
 #define ID_LENGTH 36
 #define MAX_CALLERS 1024
 
-__attribute__((noreturn, format(printf, 1, 2))) static void die(const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    fputs("load: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
-    va_end(arguments);
-    exit(1);
-}
-
-static int64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-static double now_seconds(void) { return (double)now_ns() / 1e9; }
-
 /* ---- bytes ---- */
-
-struct text {
-    const char *at;
-    size_t length;
-};
-
-struct buffer {
-    char *bytes;
-    size_t start, end, room;
-};
-
-static void reserve(struct buffer *b, size_t more) {
-    if (b->start && b->start == b->end) b->start = b->end = 0;
-    if (b->end + more <= b->room) return;
-    memmove(b->bytes, b->bytes + b->start, b->end - b->start);
-    b->end -= b->start;
-    b->start = 0;
-    if (b->end + more <= b->room) return;
-    b->room = (b->end + more) * 2;
-    b->bytes = realloc(b->bytes, b->room);
-    if (!b->bytes) die("out of memory");
-}
-
-static void append(struct buffer *b, const char *bytes, size_t length) {
-    reserve(b, length);
-    memcpy(b->bytes + b->end, bytes, length);
-    b->end += length;
-}
 
 static void append_bulk(struct buffer *b, struct text t) {
     char head[32];
@@ -314,9 +261,7 @@ struct load {
     struct caller callers[MAX_CALLERS];
     int echoes, total, waiting;
     uint32_t run, sequence;
-    int64_t *samples; /* latencies in ns of the echoes answered in the window */
-    size_t count, room;
-    int64_t from, until;
+    struct samples samples; /* of the echoes */
 };
 
 static void open_load(struct load *load, const char *path, const char *service) {
@@ -367,16 +312,6 @@ static void check_echo(const struct caller *caller, struct text reply) {
         die("a payload that was not sent: %.*s", (int)reply.length, reply.at);
 }
 
-static void sample(struct load *load, int64_t now, int64_t sent) {
-    if (now < load->from || now >= load->until) return;
-    if (load->count == load->room) {
-        load->room = load->room ? load->room * 2 : 1 << 16;
-        load->samples = realloc(load->samples, load->room * sizeof *load->samples);
-        if (!load->samples) die("out of memory");
-    }
-    load->samples[load->count++] = now - sent;
-}
-
 static void take_reply(struct load *load, struct text reply, int64_t now) {
     struct caller *caller = owner(load, reply);
     int index = (int)(caller - load->callers);
@@ -385,18 +320,9 @@ static void take_reply(struct load *load, struct text reply, int64_t now) {
     load->waiting--;
     if (index < load->echoes) {
         check_echo(caller, reply);
-        sample(load, now, caller->sent);
+        sample(&load->samples, now, caller->sent);
     }
-    if (now < load->until) ask(load, index);
-}
-
-static int by_value(const void *a, const void *b) {
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-    return (x > y) - (x < y);
-}
-
-static double percentile_us(struct load *load, double share) {
-    return (double)load->samples[(size_t)((double)(load->count - 1) * share)] / 1000.0;
+    if (now < load->samples.until) ask(load, index);
 }
 
 static int call(const char *path, const char *service, int echoes, int slow, const char *action,
@@ -407,8 +333,7 @@ static int call(const char *path, const char *service, int echoes, int slow, con
     open_load(&load, path, service);
     load.echoes = echoes;
     load.total = echoes + slow;
-    load.from = now_ns() + (int64_t)(WARM_UP_SECONDS * 1e9);
-    load.until = load.from + (int64_t)(seconds * 1e9);
+    open_window(&load.samples, seconds);
     for (int i = 0; i < load.total; i++) {
         load.callers[i].action = i < echoes ? "echo" : action;
         ask(&load, i);
@@ -420,10 +345,7 @@ static int call(const char *path, const char *service, int echoes, int slow, con
         while (take_message(&load.reader, &channel, &reply)) take_reply(&load, reply, now);
         flush(&load.publisher);
     }
-    if (!load.count) die("no echo was answered in %.1f s", seconds);
-    qsort(load.samples, load.count, sizeof *load.samples, by_value);
-    printf("{\"p50\": %.2f, \"p99\": %.2f, \"rate\": %.1f, \"count\": %zu}\n", percentile_us(&load, 0.5),
-           percentile_us(&load, 0.99), (double)load.count / seconds, load.count);
+    print_samples(&load.samples);
     return 0;
 }
 

@@ -39,8 +39,9 @@ class Process:
         name: str = "",
     ) -> None:
         self.name = name or Path(command[0]).name
-        self._log = directory / f"{self.name}.log"
-        with self._log.open("wb") as log:
+        self.directory = directory
+        self.log = directory / f"{self.name}.log"
+        with self.log.open("wb") as log:
             self._child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -57,7 +58,7 @@ class Process:
             raise MeasurementError(f"{self.name} ended with status {self._child.returncode}: {self.last_words()}")
 
     def last_words(self) -> str:
-        lines = self._log.read_text(errors="replace").strip().splitlines()
+        lines = self.log.read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it said nothing"
 
     def wait_for_ready_line(self) -> None:

@@ -43,11 +43,12 @@ class Settings:
 
     rounds: int = 5
     call_seconds: float = 1.0
+    wrk_seconds: int = 1
     broadcasts: int = 50_000
     imports: int = 5
     settle_seconds: float = 2.0
     watch_seconds: float = 10.0
-    total_seconds: float = 540.0
+    total_seconds: float = 1500.0
 
 
 QUICK = Settings(
@@ -57,7 +58,7 @@ QUICK = Settings(
     imports=3,
     settle_seconds=1.0,
     watch_seconds=4.0,
-    total_seconds=110.0,
+    total_seconds=420.0,
 )
 
 Measure = Callable[[Environment, Settings], Figures]
@@ -178,7 +179,7 @@ def footprint(subject: str) -> Scene:
             process.check_running()
             return {
                 **memory(process.pid),
-                "threads": len(list(Path(f"/proc/{process.pid}/task").iterdir())),
+                "threads": threads_of(process.pid),
                 "wakes": wakes,
             }
 
@@ -205,6 +206,10 @@ def memory(pid: int) -> Figures:
         "rss": kilobytes["Rss"] / 1000,
         "uss": (kilobytes["Private_Clean"] + kilobytes["Private_Dirty"]) / 1000,
     }
+
+
+def threads_of(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
 def voluntary_switches(pid: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass, field
 
-from .rows import Row
+from .rows import Goal, Row
 from .scenes import Figures
 
 COLUMNS = ("what", "upstream", "peer", "limit", "ours", "ratio", "goal", "reached")
@@ -30,38 +30,48 @@ class Results:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A row with its figures: `values` by column, the ratio to what the goal is against, and the verdict."""
+class Verdict:
+    """One goal, with the ratio to what it is against."""
 
-    row: Row
-    values: dict[str, float | None]
+    goal: Goal
     ratio: float | None
     reached: bool | None
 
 
+@dataclass(frozen=True)
+class Line:
+    """A row with its figures by column, and the verdict on each of its goals."""
+
+    row: Row
+    values: dict[str, float | None]
+    verdicts: tuple[Verdict, ...]
+
+
 def measured_line(row: Row, results: Results) -> Line:
     values = {column: results.median(scene, row.figure_of(column)) for column, scene in row.scenes.items()}
-    ratio = paired_ratio(row, results)
-    judged = ratio if row.goal and row.goal.against else values["ours"]
-    reached = row.goal.reached(judged) if row.goal and judged is not None else None
-    if row.goal and row.scenes["ours"] in results.failures:
-        reached = False
-    return Line(row, values, ratio, reached)
+    verdicts = tuple(verdict(goal, row, values["ours"], results) for goal in row.goals)
+    return Line(row, values, verdicts)
 
 
-def paired_ratio(row: Row, results: Results) -> float | None:
+def verdict(goal: Goal, row: Row, ours: float | None, results: Results) -> Verdict:
+    ratio = paired_ratio(goal, row, results) if goal.columns else None
+    judged = ratio if goal.columns else ours
+    reached = None if judged is None else goal.reached(judged)
+    return Verdict(goal, ratio, False if row.scenes["ours"] in results.failures else reached)
+
+
+def paired_ratio(goal: Goal, row: Row, results: Results) -> float | None:
     """The median of each round's own ratio, so that a slow spell of the machine weighs on both sides."""
-    if row.goal is None or not row.goal.against:
-        return None
     ours = results.values(row.scenes["ours"], row.figure_of("ours"))
-    other = results.values(row.scenes[row.goal.against], row.figure_of(row.goal.against))
-    ratios = [ours[number] / other[number] for number in ours.keys() & other.keys()]
+    others = [results.values(row.scenes[column], row.figure_of(column)) for column in goal.columns]
+    rounds = set(ours).intersection(*others)
+    ratios = [ours[number] / goal.best(other[number] for other in others) for number in rounds]
     return statistics.median(ratios) if ratios else None
 
 
 def render(lines: list[Line]) -> str:
     """A Markdown table, aligned so that it reads as plain text too."""
-    cells = [list(COLUMNS), *(cells_of(line) for line in lines)]
+    cells = [list(COLUMNS), *(cells for line in lines for cells in cells_of(line))]
     widths = [max(len(row[column]) for row in cells) for column in range(len(COLUMNS))]
     rule = ["-" * width if column == 0 else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
     return "\n".join(aligned(row, widths) for row in (cells[0], rule, *cells[1:]))
@@ -75,15 +85,21 @@ def aligned(cells: list[str], widths: list[int]) -> str:
     return f"| {' | '.join(padded)} |"
 
 
-def cells_of(line: Line) -> list[str]:
+def cells_of(line: Line) -> list[list[str]]:
+    """A line of the table for each goal; the figures stand in the first."""
     row = line.row
     peers = [f"{name} {shown(value, row.unit)}" for name, value in line.values.items() if name not in FIXED_COLUMNS]
     upstream, limit, ours = (
         shown(line.values[name], row.unit) if name in line.values else "–" for name in FIXED_COLUMNS
     )
-    verdict = {True: "yes", False: "no", None: "–" if row.goal is None else NOT_MEASURED}[line.reached]
-    goal = str(row.goal) if row.goal else "–"
-    return [row.what, upstream, ", ".join(peers) or "–", limit, ours, shown_ratio(line.ratio), goal, verdict]
+    figures = [row.what, upstream, ", ".join(peers) or "–", limit, ours]
+    verdicts = [verdict_cells(verdict) for verdict in line.verdicts] or [["–", "–", "–"]]
+    return [[*(figures if number == 0 else [""] * len(figures)), *cells] for number, cells in enumerate(verdicts)]
+
+
+def verdict_cells(verdict: Verdict) -> list[str]:
+    reached = {True: "yes", False: "no", None: NOT_MEASURED}[verdict.reached]
+    return [shown_ratio(verdict.ratio), str(verdict.goal), reached]
 
 
 def shown(value: float | None, unit: str) -> str:
@@ -91,7 +107,7 @@ def shown(value: float | None, unit: str) -> str:
     if value is None:
         return NOT_MEASURED
     digits = 0 if value >= 100 or value == int(value) else 1
-    number = f"{value:,.{digits}f}"
+    number = f"{round(value, digits) + 0.0:,.{digits}f}"  # the sum takes the sign from a zero
     return f"{number} {unit}" if unit and unit != "/s" else f"{number}{unit}"
 
 

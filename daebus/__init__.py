@@ -25,6 +25,7 @@ from .errors import (
     DaebusError,
     DeclarationError,
     Expired,
+    HttpError,
     InternalError,
     NameTaken,
     RedisRefused,
@@ -46,7 +47,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .aio import AsyncCaller
     from .client import DaebusCaller
+    from .exchange import HttpRequest, HttpResponse
+    from .http import DaebusHttp
+    from .websocket import DaebusWebSocket
     from .workflow_caller import DaebusWorkflow
+    from .wsexchange import WebSocketRequest, WebSocketResponse
 
 __version__ = "0.1.0"
 
@@ -60,9 +65,14 @@ __all__ = [
     "Daebus",
     "DaebusCaller",
     "DaebusError",
+    "DaebusHttp",
+    "DaebusWebSocket",
     "DaebusWorkflow",
     "DeclarationError",
     "Expired",
+    "HttpError",
+    "HttpRequest",
+    "HttpResponse",
     "InternalError",
     "NameTaken",
     "PubSubRequest",
@@ -76,6 +86,8 @@ __all__ = [
     "TooLarge",
     "UnknownAction",
     "Unserialisable",
+    "WebSocketRequest",
+    "WebSocketResponse",
     "broadcast",
     "cache",
     "direct_logger",
@@ -88,7 +100,13 @@ __all__ = [
 _LATER = {
     "DaebusCaller": "client",
     "AsyncCaller": "aio",
+    "DaebusHttp": "http",
+    "DaebusWebSocket": "websocket",
     "DaebusWorkflow": "workflow_caller",
+    "HttpRequest": "exchange",
+    "HttpResponse": "exchange",
+    "WebSocketRequest": "wsexchange",
+    "WebSocketResponse": "wsexchange",
 }  # loaded by those who use them
 
 

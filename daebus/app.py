@@ -13,8 +13,12 @@ from .settings import redis_settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Self
+    from collections.abc import Callable
+    from typing import Any, Self, TypeVar
 
+    F = TypeVar("F", bound=Callable[..., Any])
+
+    from .endpoints import Endpoints
     from .service import Service
     from .settings import RedisSettings
 
@@ -49,17 +53,23 @@ class Daebus(Registry):
         component.attach(self)
         return component
 
-    def route(self, path: str, methods: list[str] | None = None) -> Any:
-        """Declare an HTTP route with the endpoint that is attached. Raises `RuntimeError` if none is."""
+    def route(
+        self, path: str, methods: list[str] | tuple[str, ...] | None = None, *, inline: bool | None = None
+    ) -> Callable[[F], F]:
+        """Declare an HTTP route; see `Registry.route`. Raises `RuntimeError` if no HTTP endpoint is attached."""
         if self.http is None:
-            raise RuntimeError(f"app.route({path!r}): no HTTP endpoint is attached; call app.attach(...) first")
-        return self.http.route(path, methods)
+            raise RuntimeError(
+                f"app.route({path!r}): no HTTP endpoint is attached; call app.attach(DaebusHttp()) first"
+            )
+        return super().route(path, methods, inline=inline)
 
-    def socket(self, message_type: str) -> Any:
-        """Declare a WebSocket handler with the endpoint that is attached. Raises `RuntimeError` if none is."""
+    def socket(self, message_type: str, *, inline: bool | None = None) -> Callable[[F], F]:
+        """Declare a WebSocket handler; see `Registry.socket`. Raises `RuntimeError` if no WebSocket is attached."""
         if self.websocket is None:
-            raise RuntimeError(f"app.socket({message_type!r}): no WebSocket is attached; call app.attach(...) first")
-        return self.websocket.socket(message_type)
+            raise RuntimeError(
+                f"app.socket({message_type!r}): no WebSocket is attached; call app.attach(DaebusWebSocket()) first"
+            )
+        return super().socket(message_type, inline=inline)
 
     def register_blueprint(self, blueprint: Blueprint) -> Self:
         """Take over the handlers of a blueprint: those it has now, and those it gets before `run`."""
@@ -101,7 +111,7 @@ class Daebus(Registry):
         """
         log.install(debug=debug)
         try:
-            reason = self._run(service, redis_settings(redis_host, redis_port, redis_url), shared)
+            reason = self._run(service, redis_settings(redis_host, redis_port, redis_url), shared, debug)
         except (ConfigurationError, DeclarationError) as error:
             reason = str(error)
         if reason is not None:
@@ -109,7 +119,7 @@ class Daebus(Registry):
             log.logger.critical("Service %s failed: %s", ascii(shown), reason)
             sys.exit(1)
 
-    def _run(self, service: str, settings: RedisSettings, shared: bool) -> str | None:
+    def _run(self, service: str, settings: RedisSettings, shared: bool, debug: bool) -> str | None:
         from .service import Service
 
         name = check_service(service)
@@ -121,11 +131,25 @@ class Daebus(Registry):
             raise DeclarationError(f"channel {name!r} is the service's own: use actions for it, not a listener")
         self.service, self.settings = name, settings
         context.set_daemon(self)
-        self._running = Service(self, name, settings, max_workers=self.max_workers, shared=shared)
+        self._running = Service(
+            self, name, settings, max_workers=self.max_workers, shared=shared, endpoints=self._endpoints(debug)
+        )
         try:
             return self._running.run()
         finally:
             self._running = None
+
+    def _endpoints(self, debug: bool) -> Endpoints | None:
+        """Return what serves HTTP and WebSockets, if anything does; only then is it imported."""
+        if self.http is not None or self.websocket is not None:
+            from .endpoints import Endpoints
+
+            return Endpoints(self, self.http, self.websocket, debug=debug)
+        for kind, what in (("route", "DaebusHttp"), ("static", "DaebusHttp"), ("socket", "DaebusWebSocket")):
+            for record in self.records(kind):
+                where = f"{kind} {record.name!r} ({record.place})"
+                raise DeclarationError(f"{where} needs an endpoint: call app.attach({what}()) before app.run()")
+        return None
 
     def stop(self) -> None:
         """Ask the running service to stop, as a stop signal does. Any thread."""

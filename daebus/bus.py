@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import select
+from collections import deque
 from functools import partial
 from threading import Event, Lock, Thread
 from time import monotonic
@@ -18,7 +19,7 @@ from .errors import NameTaken, RedisRefused, RedisUnavailable
 from .link import ReplyError, open_pair
 from .log import Seldom, logger, one_line
 from .names import is_glob, shown
-from .resp import PING, command, publish
+from .resp import MULTI, PING, command, deliver, publish
 from .schedule import backoff
 
 TYPE_CHECKING = False
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from .settings import RedisSettings
     from .shared import Share
     from .work import Work
+
+    Target = tuple[Work | None, Plan, str]
+    Receipt = Callable[[Any], None]
 
 HEALTH_PERIOD = 1.5
 """Seconds between health checks. A connection that has said nothing since the last check's PING is dead, so a silent
@@ -63,21 +67,26 @@ class Bus:
         self._plan_message = plan_message
         self._share = share
         self.engine: Engine  # set before the connections are
-        self._works: dict[str, Work] = {}
-        self._planned: list[str] = []
-        self._items: dict[bytes, tuple[Work | None, Plan, str]] = {}  # by channel or glob, as Redis names it
+        self._names: dict[str, None] = {service: None}  # of channels and globs to subscribe to, in order
+        self._items: dict[bytes, Target] = {}  # by channel or glob, as Redis names it
+        self._further: dict[bytes, list[Target]] = {}  # where several hear the same one, all but the first
         self._pair: Pair | None = None
         self._closing = False
         self._unsubscribed = Event()
         self._heard = 0.0  # when the subscribed connection last said something
         self._asked = 0.0  # when it was last asked for a sign of life
         self.on_taken: Callable[[str], None]  # set before the connections are: our name was taken while we were away
+        self.on_change: list[Callable[[bool], None]] = []  # called on the reader: connected, or no longer
         self._lock = Lock()  # for writing to the publishing connection, and for its accounts
         self._outbox: list[bytes] = []
         self._outbox_bytes = 0
         self._unsent = b""
-        self._awaited = 0  # replies that Redis owes on the publishing connection
+        self._promised = 0  # replies that Redis will owe for what was put into the outbox, since we are connected
+        self._replied = 0  # those that have come
+        self._awaited = 0  # those that it owes for what was sent
         self._awaited_since = 0.0
+        self._receipts: deque[tuple[int, Receipt]] = deque()  # which reply somebody waits for, and who
+        self._arrived: list[tuple[Receipt, Any]] = []  # replies that somebody waited for
         self._seldom = Seldom()
         self.dropped_answers = 0
         self.reconnections = 0
@@ -88,13 +97,20 @@ class Bus:
         """Say which channels to subscribe to beside the service's own."""
         self._items[self.service.encode()] = (None, self._plan_request, self.service)
         for work in works:
-            self._works[work.name] = work
-            self._items[work.name.encode()] = (work, self._plan_message, work.name)
+            self.plan(work.name, self._plan_message, work)
 
-    def plan(self, channel: str, plan: Plan) -> None:
-        """Subscribe to a further channel, whose messages are planned there."""
-        self._planned.append(channel)
-        self._items[channel.encode()] = (None, plan, channel)
+    def plan(self, channel: str, plan: Plan, work: Work | None = None) -> None:
+        """Subscribe to a further channel or glob, whose messages are planned there.
+
+        With an ordered `work` they are planned one at a time. Those of a channel without one are counted as messages
+        to the service. Several may hear the same channel; none waits for another.
+        """
+        key = channel.encode()
+        self._names[channel] = None
+        if key in self._items:
+            self._further.setdefault(key, []).append((work, plan, channel))
+        else:
+            self._items[key] = (work, plan, channel)
 
     @property
     def connected(self) -> bool:
@@ -105,39 +121,52 @@ class Bus:
 
     def connect(self) -> Pair:
         """Open the connections, once. Raises `RedisUnavailable` or `RedisRefused`. Any thread."""
-        channels = [self.service, *self._planned] + [name for name in self._works if not is_glob(name)]
-        globs = [name for name in self._works if is_glob(name)]
+        channels = [name for name in self._names if not is_glob(name)]
+        globs = [name for name in self._names if is_glob(name)]
         return open_pair(self.settings, f"daebus:{self.service}", channels, globs)
 
     def adopt(self, pair: Pair) -> None:
         """Take connections into use. At the start on the main thread, later on the reader."""
         self._heard = monotonic()
-        with self._lock:
-            self._unsent = b""
-            self._outbox_bytes = sum(map(len, self._outbox))
-            self._awaited = 0
-            self._pair = pair
         if self._share is not None:
             self._share.begin_anew()
         self.engine.watch_socket(pair.subscribed.fileno(), select.EPOLLIN, self._on_subscribed)
         self.engine.watch_socket(pair.publishing.fileno(), 0, self._on_publishing)
+        with self._lock:
+            self._unsent = b""
+            self._outbox_bytes = sum(map(len, self._outbox))
+            self._promised = len(self._outbox)
+            self._replied = self._awaited = 0
+            self._pair = pair
         self.engine.put(self._sorted(pair.early))
         if self._share is not None:
             self.publish(self.service, self._share.marker())
         self.flush()
+        self._say(connected=True)
+
+    def _say(self, *, connected: bool) -> None:
+        for tell in self.on_change:
+            tell(connected)
 
     def _lost(self, why: str) -> None:
         """Give the connections up and have new ones made. On the reader."""
         with self._lock:
             pair, self._pair = self._pair, None
+            receipts, self._receipts = self._receipts, deque()
+            if receipts:  # who waits for one is told now; what has not left must not leave later
+                self._outbox = [message for message in self._outbox if not message.startswith(MULTI)]
         if pair is None:
             return
         for link in pair.links:
             self.engine.forget_socket(link.fileno())
         pair.close()
+        self._hand_out()
+        for _number, receipt in receipts:
+            receipt(RedisUnavailable(f"the connection to Redis was lost ({one_line(why)})"))
         if self._closing:
             self._unsubscribed.set()
             return
+        self._say(connected=False)
         logger.warning("Redis at %s is gone (%s); reconnecting", self.settings, one_line(why))
         Thread(target=self._reconnect, name="daebus-reconnect", daemon=True).start()
 
@@ -193,16 +222,19 @@ class Bus:
     def _sorted(self, replies: list[Any]) -> list[Item]:
         """Return the items of what arrived; the rest are confirmations, pongs, and late answers to our claim."""
         items: list[Item] = []
-        known = self._items
+        known, further = self._items, self._further
         for reply in replies:
             if type(reply) is not list or len(reply) < 3:
                 continue
             kind = reply[0]
             if kind == b"message" and reply[1] in known:
                 items.append((*known[reply[1]], reply[2]))
+                if reply[1] in further:
+                    items += [(*target, reply[2]) for target in further[reply[1]]]
             elif kind == b"pmessage" and reply[1] in known:
-                work, plan, _glob = known[reply[1]]
-                items.append((work, plan, reply[2].decode("utf-8", "backslashreplace"), reply[3]))
+                channel = reply[2].decode("utf-8", "backslashreplace")
+                targets = (known[reply[1]], *further.get(reply[1], ()))
+                items += [(work, plan, channel, reply[3]) for work, plan, _glob in targets]
             elif kind in (b"unsubscribe", b"punsubscribe") and reply[2] == 0:
                 self.engine.soon(self._unsubscribed.set)  # once the engine has what came before
         return items if self._share is None else self._numbered(items, self._share)
@@ -217,11 +249,31 @@ class Bus:
         return numbered
 
     def _on_publishing(self, events: int) -> list[Item]:
-        """Redis takes more, or has closed the connection."""
-        if events & ~select.EPOLLOUT:
+        """Redis takes more, has said something that is waited for, or has closed the connection."""
+        if events & ~(select.EPOLLIN | select.EPOLLOUT):
             self._lost("Redis closed the connection")
+        elif events & select.EPOLLIN:
+            self._take_receipts()
         self.flush()
         return []
+
+    def _take_receipts(self) -> None:
+        try:
+            with self._lock:
+                if self._pair is not None:
+                    self._drain(self._pair)
+        except RedisUnavailable as error:
+            self._lost(str(error))
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Tell those who waited for a reply that has come. Any thread."""
+        if not self._arrived:
+            return
+        with self._lock:
+            arrived, self._arrived = self._arrived, []
+        for receipt, reply in arrived:
+            receipt(reply)
 
     def check(self, now: float) -> None:
         """The health check: each connection must have answered what it was asked at the check before."""
@@ -238,6 +290,7 @@ class Bus:
                 if self._awaited and now - self._awaited_since > HEALTH_PERIOD * 1.8:
                     raise RedisUnavailable(f"Redis has taken nothing for {now - self._awaited_since:.1f} s")
                 self._outbox.append(PING)
+                self._promised += 1
             self.flush()
         except RedisUnavailable as error:
             self._lost(str(error))
@@ -252,10 +305,37 @@ class Bus:
             if self._outbox_bytes + len(message) <= limit:
                 self._outbox.append(message)
                 self._outbox_bytes += len(message)
+                self._promised += 1
                 return True
             self.dropped_answers += 1
         self._seldom.log(logging.ERROR, "outbox", "Answers are being dropped: Redis does not take them fast enough")
         return False
+
+    def deliver(self, channel: str, data: bytes, receipt: Receipt) -> bool:
+        """Have a message published with the next `flush`, if Redis is there; False if too much waits already.
+
+        `receipt` is called, on any thread, with what Redis says of `resp.deliver`, or with the `RedisUnavailable` that
+        came instead. Raises `RedisUnavailable` when Redis is away: then nothing is sent, now or later.
+        """
+        commands = deliver(channel.encode(), data)
+        message = b"".join(commands)
+        with self._lock:
+            if self._pair is None:
+                raise RedisUnavailable(f"Redis at {self.settings} cannot be reached")
+            if self._outbox_bytes + len(message) > OUTBOX_LIMIT:
+                return False
+            self._outbox.append(message)
+            self._outbox_bytes += len(message)
+            self._promised += len(commands)
+            self._receipts.append((self._promised, receipt))
+            if len(self._receipts) == 1:
+                self._watch_publishing(self._pair)
+        return True
+
+    def _watch_publishing(self, pair: Pair) -> None:
+        """Wait for what matters on the publishing connection (under the lock)."""
+        events = (select.EPOLLOUT if self._unsent else 0) | (select.EPOLLIN if self._receipts else 0)
+        self.engine.change_socket(pair.publishing.fileno(), events)
 
     def flush(self) -> None:
         """Send what is to be published, in one write, without waiting. Any thread."""
@@ -267,6 +347,7 @@ class Bus:
         except RedisUnavailable as error:
             why = str(error)
             self.engine.soon(lambda: self._lost(why))
+        self._hand_out()
 
     def _send(self) -> None:
         pair = self._pair
@@ -276,7 +357,7 @@ class Bus:
             self._drain(pair)
         elif self._outbox:
             self._awaited_since = monotonic()
-        self._awaited += len(self._outbox)
+        self._awaited = self._promised - self._replied
         data = b"".join([self._unsent, *self._outbox]) if self._unsent else b"".join(self._outbox)
         self._outbox.clear()
         self._outbox_bytes = 0
@@ -285,17 +366,21 @@ class Bus:
         self._unsent = data[sent:] if sent < len(data) else b""
         self._outbox_bytes = len(self._unsent)
         if bool(self._unsent) is not waited:
-            events = select.EPOLLOUT if self._unsent else 0
-            self.engine.change_socket(pair.publishing.fileno(), events)
+            self._watch_publishing(pair)
 
     def _drain(self, pair: Pair) -> None:
         """Take what Redis said of earlier messages: a number of receivers each, or an error."""
         for reply in pair.publishing.receive():
             self._awaited -= 1
+            self._replied += 1
             self._awaited_since = monotonic()
             if isinstance(reply, ReplyError):
                 text = f"Redis refused to publish an answer: {shown(str(reply))}"
                 self._seldom.log(logging.ERROR, ("refused", str(reply)[:60]), text)
+            if self._receipts and self._receipts[0][0] == self._replied:
+                self._arrived.append((self._receipts.popleft()[1], reply))
+                if not self._receipts:
+                    self._watch_publishing(pair)
 
     # --- the end (main thread) ---
 
@@ -306,7 +391,7 @@ class Bus:
         if pair is None:
             self._unsubscribed.set()
             return self._unsubscribed
-        has_globs = any(is_glob(name) for name in self._works)
+        has_globs = any(map(is_glob, self._names))
         try:
             pair.subscribed.send(command("UNSUBSCRIBE") + (command("PUNSUBSCRIBE") if has_globs else b""))
         except RedisUnavailable:

@@ -16,18 +16,16 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from .app import Daebus
-    from .message import PubSubRequest
-    from .pubsub import PubSubResponse
 
     class Call(Protocol):
         """What is being handled: a request and its response, or a listened message, which has neither."""
 
         @property
-        def request(self) -> PubSubRequest | None:
+        def request(self) -> Any:
             """The request, if there is one."""
 
         @property
-        def response(self) -> PubSubResponse | None:
+        def response(self) -> Any:
             """What answers it."""
 
 
@@ -163,9 +161,9 @@ _CONTEXT_TYPES = ("http", "pubsub", "websocket", None)
 
 
 def get_context_type() -> str | None:
-    """Return which kind of request is being handled here ("pubsub"), or None."""
+    """Return which kind of request is being handled here ("http", "pubsub", "websocket"), or None."""
     call = current.get()
-    return "pubsub" if call is not None else None
+    return getattr(call, "context_type", "pubsub") if call is not None else None
 
 
 def set_context_type(context_type: str | None) -> None:

@@ -20,11 +20,15 @@ from .errors import (
     DaebusError,
     Expired,
     InternalError,
+    RedisUnavailable,
+    RemoteError,
+    RequestTimeout,
+    ServiceUnavailable,
     TooLarge,
     UnknownAction,
     Unserialisable,
 )
-from .jsontext import loads
+from .jsontext import dumps, loads
 from .log import Budget, Seldom, logger, one_line
 from .message import PubSubRequest, address, check_size, encode_error, read_request
 from .names import RESERVED, shown
@@ -34,11 +38,51 @@ from .work import Work
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
-    from typing import Any
+    from typing import Any, Protocol
 
+    from .hooks import Hooks
     from .registry import Record
 
-    Item = tuple[Work | None, Callable[[Any, str, bytes], "ActionCall | ListenCall | None"], str, bytes]
+    class Response(Protocol):
+        """What answers a request."""
+
+        streams: bool
+
+        @property
+        def answered(self) -> bool:
+            """Whether the final answer is given."""
+
+        def made_of(self, result: Any) -> Any:
+            """Return the answer that a handler's result stands for."""
+
+        def conclude(self, result: Any) -> None:
+            """Answer with what the handler returned."""
+
+        def fail(self, error: DaebusError) -> None:
+            """Answer with an error of ours."""
+
+        def progress(self, payload: Any) -> object:
+            """Pass on what a generator yields."""
+
+    class Call(Protocol):
+        """A request or message on its way through its handler, whichever door it came in by."""
+
+        work: Work
+        arguments: tuple[Any, ...]
+        size: int  # bytes of the message
+
+        @property
+        def request(self) -> Any:
+            """The request, if there is one."""
+
+        @property
+        def response(self) -> Any:
+            """The `Response`, if one is wanted."""
+
+        def refuse(self, error: DaebusError) -> None:
+            """Say no."""
+
+    Item = tuple[Work | None, Callable[[Any, str, bytes], Any], str, bytes]
     Reserved = Mapping[str, Callable[[PubSubRequest], Any]]
 
 EARLY_LIMIT, EARLY_BYTES = 1000, 16 * 1024 * 1024
@@ -157,12 +201,18 @@ class Dispatcher:
         self.counts = Counts()
         self._mine: Callable[[PubSubRequest | None, str], bool] | None = mine
         self.flush = flush
+        self.hooks: Hooks | None = None  # set if the service declares any
         self._early: list[Item] | None = []  # what came before `open`, as it came
         self._early_bytes = 0
-        self.awaiting: set[ActionCall | ListenCall] = set()  # calls whose coroutines run
+        self.awaiting: set[Call] = set()  # calls whose coroutines run
         self._awaiting_bytes = 0
         self.start_coroutine: Callable[[Coroutine[Any, Any, None]], None] = _no_event_loop
         self.resume: Callable[[Work], None] = lambda _work: None
+
+    @property
+    def actions(self) -> dict[str, Work]:
+        """The declared actions."""
+        return self._actions
 
     def plan_request(
         self, _work: Work | None, ticket: str, data: bytes, arrived: float | None = None
@@ -274,7 +324,7 @@ class Dispatcher:
         request = call.request
         if request.deadline is not None and request.clock == self._clock and monotonic() > request.deadline:
             self.counts.expired += 1
-            call.response.error(Expired("The caller's deadline passed before the work began; it was not done"))
+            call.response.fail(Expired("The caller's deadline passed before the work began; it was not done"))
             return True
         return self.handle(call)
 
@@ -284,7 +334,7 @@ class Dispatcher:
             return
         self.counts.refused += 1
         self._seldom.log(logging.WARNING, ("refused", error.code), f"{call} was refused: {error}")
-        call.response.error(error)
+        call.response.fail(error)
 
     def drop(self, channel: str, error: DaebusError) -> None:
         """Count and log a listened message that will not be handled."""
@@ -292,21 +342,22 @@ class Dispatcher:
         text = f"Messages on channel {shown(channel)} are being dropped: {error}"
         self._seldom.log(logging.WARNING, ("dropped", channel), text)
 
-    def handle(self, call: ActionCall | ListenCall) -> bool:
+    def handle(self, call: Call) -> bool:
         """Run a handler on this thread. False if its coroutine goes on alone; `resume` is called when it ends."""
         token = current.set(call)
         try:
-            result = call.work.function(*call.arguments)
-            if type(result) in _DEFERRED:
+            hooks = self.hooks
+            result = call.work.function(*call.arguments) if hooks is None else hooks.run(call)
+            if type(result) in _DEFERRED and not (type(result) is not CoroutineType and _streams(call)):
                 return self._follow(call, result)
             self._conclude(call, result)
         except BaseException as error:  # noqa: BLE001 - the last stop: SystemExit in a handler must not end a worker
-            self._failed(call, error)
+            self.failed(call, error)
         finally:
             current.reset(token)
         return True
 
-    def _follow(self, call: ActionCall | ListenCall, result: Any) -> bool:
+    def _follow(self, call: Call, result: Any) -> bool:
         if type(result) is not GeneratorType:
             if len(self.awaiting) >= COROUTINE_LIMIT or (
                 self.awaiting and self._awaiting_bytes + call.size > COROUTINE_BYTES
@@ -334,55 +385,96 @@ class Dispatcher:
                 result.close()  # refused meanwhile: nobody listens any more
                 return True
 
-    async def _await(self, call: ActionCall | ListenCall, result: Any) -> None:
+    async def _await(self, call: Call, result: Any) -> None:
         current.set(call)  # in the context of this task alone
         try:
             if type(result) is AsyncGeneratorType:
-                async for part in result:
-                    _progress(call, part)
-                self._conclude(call, None)
+                await self._exhaust(call, result)
             else:
                 self._conclude(call, await result)
         except BaseException as error:  # noqa: BLE001 - as in `handle`; cancellation (at the end of a drain) included
-            self._failed(call, error)
+            self.failed(call, error)
         finally:
             self._done_awaiting(call)
             self._publisher.flush()
             self.resume(call.work)
 
-    def _done_awaiting(self, call: ActionCall | ListenCall) -> None:
+    async def _exhaust(self, call: Call, parts: Any) -> None:
+        async for part in parts:
+            _progress(call, part)
+            if call.response is not None and call.response.answered:
+                await parts.aclose()  # refused meanwhile: nobody listens any more
+                return
+        self._conclude(call, None)
+
+    def _done_awaiting(self, call: Call) -> None:
         self.awaiting.discard(call)
         self._awaiting_bytes -= call.size
 
-    def _conclude(self, call: ActionCall | ListenCall, result: Any) -> None:
+    def _conclude(self, call: Call, result: Any) -> None:
         response = call.response
         if response is None:
             return
+        if self.hooks is not None and call.work.hooked:
+            result = self.hooks.after(response.made_of(result))
         if not response.answered:
             response.conclude(result)
         elif result is not None and type(result) is not int:
             self._seldom.log(logging.WARNING, ("twice", call.work.name), f"{call} returned a value after its answer")
 
-    def _failed(self, call: ActionCall | ListenCall, error: BaseException) -> None:
+    def failed(self, call: Call, error: BaseException) -> None:
+        """See to it that a handler's error is logged, and answered: by the user's function for it, or by us."""
         response = call.response
-        if response is not None and not response.answered and self._said_by_the_user(error, response):
+        answerable = response is not None and not response.answered
+        if answerable and (self._answered_by_hook(call, error) or self._said_by_the_user(call, error)):
             return
         self.counts.failed += 1
         error_id = os.urandom(6).hex()
         self._log_failure(call, error, error_id)
         if response is None or response.answered:
             return
-        response.error(self._fixed_sentence(error, error_id))
+        answer = self._fixed_sentence(error, error_id)
+        if not self._answered_by_hook(call, answer):
+            self._fail(call, answer)
 
-    def _said_by_the_user(self, error: BaseException, response: PubSubResponse) -> bool:
+    def _answered_by_hook(self, call: Call, error: BaseException) -> bool:
+        hook = self.hooks.for_error(error, call) if self.hooks is not None else None
+        if hook is None:
+            return False
+        try:
+            result = hook(error)
+            if call.response.streams:
+                self._conclude(call, result)
+            elif not call.response.answered:
+                call.response.fail(_error_of(result, error))  # whoever called an action sees an error as such
+        except BaseException as second:  # noqa: BLE001 - then the usual answer is given
+            if isinstance(second, DaebusError) and second is not error and self._said_by_the_user(call, second):
+                return True
+            self._log_failure(call, second, "in its error function")
+            return False
+        return True
+
+    def _said_by_the_user(self, call: Call, error: BaseException) -> bool:
         """Answer with an error that the handler raised for its caller; False if it is none, or cannot be written."""
         if not (isinstance(error, DaebusError) and error.for_caller):
             return False
         try:
-            response.error(error)
+            self._fail(call, error)
         except Exception:  # noqa: BLE001 - the user's own class: its text or its code may be anything
             return False
         return True
+
+    def _fail(self, call: Call, error: DaebusError) -> None:
+        """Answer with an error; over HTTP, the functions after a handler see that, too."""
+        if self.hooks is not None and call.work.hooked and call.response.streams:
+            try:
+                answer = self.hooks.after(call.response.failure(error))
+                call.response.deliver(call.response.made_of(answer))
+            except Exception as second:  # noqa: BLE001 - a user's function
+                self._log_failure(call, second, "in a function after it")
+            else:
+                return
+        call.response.fail(error)
 
     def _fixed_sentence(self, error: BaseException, error_id: str) -> DaebusError:
         where = f"the log of {self._service!r} has the reason under error id {error_id}"
@@ -394,10 +486,12 @@ class Dispatcher:
             answer = TooLarge(f"The answer is too large to be sent; {where}")
         else:
             answer = InternalError(f"The service failed to do this; {where}")
+            answer.http_status = _status(error)
         answer.error_id = error_id
+        answer.__cause__ = error
         return answer
 
-    def _log_failure(self, call: ActionCall | ListenCall, error: BaseException, error_id: str) -> None:
+    def _log_failure(self, call: Call, error: BaseException, error_id: str) -> None:
         text = f"{call} failed (error id {error_id})"
         if self._tracebacks.take():
             logger.error("%s", text, exc_info=error)
@@ -406,7 +500,33 @@ class Dispatcher:
             self._seldom.log(logging.ERROR, key, f"{text}: {type(error).__name__}; too many at once to show each")
 
 
-def _progress(call: ActionCall | ListenCall, part: Any) -> None:
+def _status(error: BaseException) -> int:
+    """Return the HTTP status of a handler's failure: 503 and 504 if what it needs is away, be it through redis-py."""
+    if isinstance(error, RedisUnavailable | ServiceUnavailable | RequestTimeout):
+        return error.http_status
+    away = ("ConnectionError", "TimeoutError")
+    redispy = any(cls.__module__.startswith("redis.") and cls.__name__ in away for cls in type(error).__mro__)
+    return 503 if redispy else 500
+
+
+def _error_of(result: Any, error: BaseException) -> DaebusError:
+    """Return the error that a user's error function answers an action with."""
+    if isinstance(result, tuple) and len(result) > 1 and isinstance(result[1], int):
+        result = result[0]  # the rest is for HTTP
+    if result is None:
+        result = str(error) if isinstance(error, DaebusError) and error.for_caller else "The service failed to do this"
+    text = result.get("error") if isinstance(result, dict) and "error" in result else result
+    answer = RemoteError(text if isinstance(text, str) else dumps(text))
+    if isinstance(error, DaebusError):
+        answer.code, answer.error_id = error.code, error.error_id
+    return answer
+
+
+def _streams(call: Call) -> bool:
+    return call.response is not None and call.response.streams
+
+
+def _progress(call: Call, part: Any) -> None:
     if call.response is not None:
         call.response.progress(part)
 

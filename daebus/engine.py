@@ -178,7 +178,11 @@ class Engine:
     def watch_socket(self, descriptor: int, events: int, on_event: Callable[[int], Iterable[Item]]) -> None:
         """Have the reader call `on_event(events)` when a descriptor is ready; it returns items to run."""
         self._on_event[descriptor] = on_event
-        self._epoll.register(descriptor, events)
+        try:
+            self._epoll.register(descriptor, events)
+        except OSError:
+            del self._on_event[descriptor]
+            raise
 
     def change_socket(self, descriptor: int, events: int) -> None:
         """Change the events to wait for. Any thread."""
@@ -342,6 +346,7 @@ class Engine:
         if (call.work.slow or self._working >= self._max_workers) and self._elsewhere(me, call, item):
             return None
         finished = call.run()
+        me.call = None
         return work if finished else None
 
     def _elsewhere(self, me: _Reading, call: Call, item: Item) -> bool:

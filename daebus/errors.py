@@ -11,6 +11,7 @@
     ├── InternalError        the handler failed; the journal has the story under the error id
     ├── Unserialisable       a value cannot be written as JSON (also a TypeError)
     ├── TooLarge             a message is over the size limit
+    ├── HttpError            a route answers with this status and text
     ├── RemoteError          the service answered with an error of its own
     ├── CallerClosed         the caller was closed
     ├── RedisUnavailable     Redis cannot be reached (also a ConnectionError and a RuntimeError)
@@ -108,6 +109,37 @@ class TooLarge(DaebusError):
     code = "too_large"
     for_caller = False
     http_status = 413
+
+
+class HttpError(DaebusError):
+    """An HTTP status and a text for the client: `raise HttpError(404, "no such device")`.
+
+    `status` is from 400 to 599; `headers` are pairs of name and value. Raised in an action it is an ordinary error.
+    """
+
+    code = "http"
+
+    def __init__(self, status: int, text: str | None = None, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        if isinstance(status, bool) or not isinstance(status, int) or not 400 <= status <= 599:
+            raise ConfigurationError(f"the status of an HttpError must be a number from 400 to 599, not {status!r}")
+        super().__init__(text if text is not None else REASONS.get(status, "Error"))
+        self.http_status = status
+        self.headers = headers
+
+
+REASONS = {
+    100: "Continue", 101: "Switching Protocols", 200: "OK", 201: "Created", 202: "Accepted", 204: "No Content",
+    206: "Partial Content", 301: "Moved Permanently", 302: "Found", 303: "See Other", 304: "Not Modified",
+    307: "Temporary Redirect", 308: "Permanent Redirect", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden",
+    404: "Not Found", 405: "Method Not Allowed", 406: "Not Acceptable", 408: "Request Timeout", 409: "Conflict",
+    410: "Gone", 411: "Length Required", 412: "Precondition Failed", 413: "Content Too Large", 414: "URI Too Long",
+    415: "Unsupported Media Type", 416: "Range Not Satisfiable", 417: "Expectation Failed", 418: "I'm a Teapot",
+    421: "Misdirected Request", 422: "Unprocessable Content", 423: "Locked", 426: "Upgrade Required",
+    428: "Precondition Required", 429: "Too Many Requests", 431: "Request Header Fields Too Large",
+    500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway", 503: "Service Unavailable",
+    504: "Gateway Timeout", 505: "HTTP Version Not Supported",
+}  # fmt: skip
+"""HTTP statuses and their reason phrases (RFC 9110, section 15)."""
 
 
 class RemoteError(DaebusError):

@@ -31,6 +31,8 @@ class PubSubResponse:
 
     __slots__ = ("_client", "_flush", "_open", "request")
 
+    streams = False  # what a generator yields is progress
+
     def __init__(
         self, redis_client: Publisher, request: PubSubRequest, flush: Callable[[bool], None] | None = None
     ) -> None:
@@ -73,6 +75,17 @@ class PubSubResponse:
             fields = payload if isinstance(payload, dict) else {"data": payload}
             payload = {**fields, "progress_percentage": max(0, min(100, progress_percentage))}
         return self.success(payload, False)
+
+    def fail(self, error: DaebusError) -> None:
+        """Answer with an error of ours."""
+        self.error(error)
+
+    def set_default_status(self, status: int) -> None:
+        """Nothing: an answer over Redis has no status."""
+
+    def made_of(self, result: Any) -> Any:
+        """Return the answer that a handler's result stands for: that value."""
+        return result
 
     def conclude(self, result: Any) -> None:
         """Take what the handler returned, if it has not answered."""

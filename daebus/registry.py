@@ -24,20 +24,28 @@ _ARGUMENTS = {
     "thread": (1, "takes one argument, `running`: it calls that to know whether to go on"),
     "on_start": (0, "takes no arguments"),
     "on_stop": (0, "takes no arguments"),
+    "before": (0, "takes no arguments: it reads `request`, and returns an answer or None"),
+    "after": (1, "takes the answer, and returns another one or None"),
 }
+_OPTIONAL_ARGUMENT = ("listen",)
+_PLAIN_ONLY = ("before", "after", "error")
 _VARIABLE = 0x04  # inspect.CO_VARARGS: the function has *args
+_NOT_PLAIN = 0x20 | 0x80 | 0x200  # inspect.CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR
 
 
 def _check_arguments(kind: str, name: str, function: Callable[..., Any]) -> None:
     """Refuse a function that cannot be called as this kind of handler is."""
     code = getattr(function, "__code__", None)
-    if code is None:
+    if code is not None and kind in _PLAIN_ONLY and code.co_flags & _NOT_PLAIN:
+        place = f"{code.co_filename}:{code.co_firstlineno}"
+        raise DeclarationError(f"the {kind} function at {place} must be a plain function: no async, no yield")
+    if code is None or kind not in _ARGUMENTS:
         return  # a partial or an object with __call__: that shows when it is called
     most = int(code.co_argcount) - (getattr(function, "__self__", None) is not None)
     least = most - len(getattr(function, "__defaults__", None) or ())
     given, sentence = _ARGUMENTS[kind]
     enough = given <= most or code.co_flags & _VARIABLE
-    if not enough or least > given + (kind == "listen"):
+    if not enough or least > given + (kind in _OPTIONAL_ARGUMENT):
         place = f"{code.co_filename}:{code.co_firstlineno}"
         raise DeclarationError(f"the {kind} handler {name!r} ({place}) must be a function that {sentence}")
 
@@ -45,7 +53,7 @@ def _check_arguments(kind: str, name: str, function: Callable[..., Any]) -> None
 class Record:
     """One declared handler: its kind and name, the function, and what the decorator was told."""
 
-    __slots__ = ("auto_start", "function", "inline", "interval", "kind", "name")
+    __slots__ = ("auto_start", "function", "inline", "interval", "kind", "name", "subject")
 
     kind: str
     name: str
@@ -53,6 +61,7 @@ class Record:
     inline: bool | None
     interval: float
     auto_start: bool
+    subject: Any
 
     def __init__(
         self,
@@ -63,10 +72,12 @@ class Record:
         inline: bool | None = None,
         interval: float = 0.0,
         auto_start: bool = True,
+        subject: Any = None,
     ) -> None:
+        """`subject` is what an error function is for."""
         for field, value in (
             ("kind", kind), ("name", name), ("function", function),
-            ("inline", inline), ("interval", interval), ("auto_start", auto_start),
+            ("inline", inline), ("interval", interval), ("auto_start", auto_start), ("subject", subject),
         ):  # fmt: skip
             object.__setattr__(self, field, value)
 
@@ -144,6 +155,89 @@ class Registry:
         """Declare a function to run when the service stops, after the last answer, on the main thread."""
         return self._hook("on_stop", function)
 
+    # --- HTTP and WebSocket ---
+
+    def route(
+        self, path: str, methods: list[str] | tuple[str, ...] | None = None, *, inline: bool | None = None
+    ) -> Callable[[F], F]:
+        """Declare the handler of a path: a function of the request and of the path's values, `f(req, device_id)`.
+
+        It may do without the request (and use `request`). `methods` are GET unless given. Placeholders are `<name>`,
+        `<int:name>`, `<float:name>` and `<path:name>`. `inline` is as in `action`.
+        """
+        from .routes import placeholders
+
+        if callable(path):
+            raise DeclarationError('the decorator needs a path: write @app.route("/path")')
+        if methods is not None and (isinstance(methods, str) or not all(isinstance(one, str) for one in methods)):
+            raise DeclarationError(f'methods must be a list such as ["GET", "POST"], not {methods!r}')
+        if methods is not None and not methods:
+            raise DeclarationError(f"the route {path!r} has an empty list of methods: name one, or leave it out")
+        names = placeholders(path)
+        decorators = [
+            self._declare("route", f"{method} {path}", inline=inline, subject=names)
+            for method in dict.fromkeys(one.upper() for one in methods or ("GET",))
+        ]
+
+        def decorate(function: F) -> F:
+            for declare in decorators:
+                declare(function)
+            return function
+
+        return decorate
+
+    def static(self, prefix: str, folder: str, *, index: str = "index.html", max_age: int = 0) -> None:
+        """Serve the files of a folder below a path; `max_age` in seconds that browsers may keep them unasked.
+
+        A relative folder is one beside the service's file. Routes come first. Hidden files (`.name`) are not served.
+        """
+        if not isinstance(prefix, str) or not prefix.startswith("/"):
+            raise DeclarationError(f"the path of a folder begins with '/': {prefix!r} does not")
+        options = {"root": folder, "index": index, "max_age": max_age, "module": self.name}
+        record = Record("static", prefix, _no_function, subject=options)
+        self._add(record)
+
+    def before(self, function: Callable[..., Any] | None = None) -> Callable[[F], F]:
+        """Declare a function to run before each action and route; what it returns, if not None, is the answer."""
+        return self._hook("before", function)
+
+    def after(self, function: Callable[..., Any] | None = None) -> Callable[[F], F]:
+        """Declare a function of the answer (a route's `HttpResponse`, an action's value) that may return another."""
+        return self._hook("after", function)
+
+    def error(self, what: int | type[BaseException]) -> Callable[[F], F]:
+        """Declare the function that answers for an HTTP status (404) or for a class of exceptions.
+
+        It takes the exception, or nothing, and answers like a handler; the status is kept unless it names another.
+        Those for exceptions serve actions, too.
+        """
+        status = isinstance(what, int) and not isinstance(what, bool) and 400 <= what <= 599
+        if not status and not (isinstance(what, type) and issubclass(what, BaseException)):
+            raise DeclarationError(f"app.error() takes a status from 400 to 599 or a class of exceptions, not {what!r}")
+        name = str(what) if isinstance(what, int) else f"{what.__module__}.{what.__qualname__}"
+        return self._declare("error", name, subject=what)
+
+    def socket(self, message_type: str, *, inline: bool | None = None) -> Callable[[F], F]:
+        """Declare the handler of a type of WebSocket message: a function of its data and of the client's id.
+
+        What it returns is sent to that client. One client's messages of one type are handled in order.
+        """
+        if callable(message_type):
+            raise DeclarationError('the decorator needs a message type: write @app.socket("type")')
+        return self._declare("socket", _label("message type", message_type), inline=inline)
+
+    def socket_connect(self, function: Callable[..., Any] | None = None) -> Callable[[F], F]:
+        """Declare a function of the query's fields and the client's id, for a client that connects; False refuses."""
+        return self._hook("socket_connect", function)
+
+    def socket_disconnect(self, function: Callable[..., Any] | None = None) -> Callable[[F], F]:
+        """Declare a function of the client's id, for a client that has left."""
+        return self._hook("socket_disconnect", function)
+
+    def socket_register(self, function: Callable[..., Any] | None = None) -> Callable[[F], F]:
+        """Declare a function of the data and the client's id, for messages of the type `register`."""
+        return self._hook("socket_register", function)
+
     def _hook(self, kind: str, function: Any) -> Callable[[F], F]:
         declare: Callable[[Any], Any] = self._declare(kind, f"{kind} {next(_hook_number)}")
         if function is None:
@@ -159,6 +253,7 @@ class Registry:
         inline: bool | None = None,
         interval: float = 0.0,
         auto_start: bool = True,
+        subject: Any = None,
     ) -> Callable[[F], F]:
         if not (inline is None or isinstance(inline, bool)):
             raise DeclarationError(f"inline must be True, False or left out, not {inline!r}")
@@ -167,7 +262,10 @@ class Registry:
             if not callable(function):
                 raise DeclarationError(f"the {kind} handler {name!r} must be a function, not {function!r}")
             _check_arguments(kind, name, function)
-            self._add(Record(kind, name, function, inline=inline, interval=interval, auto_start=auto_start))
+            if kind == "route":
+                route_arguments(name, function, subject)
+            options: dict[str, Any] = {"interval": interval, "auto_start": auto_start, "subject": subject}
+            self._add(Record(kind, name, function, inline=inline, **options))
             return function
 
         return decorate
@@ -212,9 +310,51 @@ class Registry:
         return {record.name: record for record in self.records("thread")}
 
     @property
+    def routes(self) -> dict[str, Callable[..., Any]]:
+        """The declared routes, "METHOD /path" to function."""
+        return self._functions("route")
+
+    @property
+    def socket_handlers(self) -> dict[str, Callable[..., Any]]:
+        """The declared WebSocket handlers, message type to function."""
+        return self._functions("socket")
+
+    @property
     def on_start_handlers(self) -> list[Callable[..., Any]]:
         """The functions to run at the start, in order."""
         return [record.function for record in self.records("on_start")]
+
+
+def _no_function() -> None:
+    """A folder has none."""
+
+
+def route_arguments(name: str, function: Callable[..., Any], names: tuple[str, ...]) -> tuple[str | None, ...]:
+    """Return what a route's function is called with, in order: the values of these names, and the request (None).
+
+    Raises `DeclarationError` if it does not fit the path.
+    """
+    inner = function
+    while hasattr(inner, "__wrapped__") and (not hasattr(inner, "__code__") or inner.__code__.co_flags & _VARIABLE):
+        inner = inner.__wrapped__  # a decorator's wrapper passes on what it is given
+    code = getattr(inner, "__code__", None)
+    if code is None:
+        return (None, *names)
+    bound = getattr(inner, "__self__", None) is not None
+    parameters = code.co_varnames[bound : code.co_argcount]
+    if code.co_flags & _VARIABLE and len(parameters) <= 1:
+        return (None, *names)
+    arguments = [None if place == 0 and one not in names else one for place, one in enumerate(parameters)]
+    optional = len(getattr(inner, "__defaults__", None) or ())
+    while optional and arguments and arguments[-1] is not None and arguments[-1] not in names:
+        arguments.pop()  # has a default of its own
+        optional -= 1
+    required_by_name = code.co_kwonlyargcount - len(getattr(inner, "__kwdefaults__", None) or ())
+    if set(arguments) - {None} != set(names) or required_by_name > 0:
+        place = f"{code.co_filename}:{code.co_firstlineno}"
+        expected = ", ".join(["req", *names])
+        raise DeclarationError(f"the route handler {name!r} ({place}) must be a function of the arguments ({expected})")
+    return tuple(arguments)
 
 
 def _label(what: str, name: object) -> str:

@@ -1,9 +1,11 @@
 """The life of a service: everything started in order, systemd told, everything stopped in reverse.
 
-    connect and claim the name -> on_start -> handlers, threads, tasks -> READY -> serve -> drain -> on_stop -> exit
+    listen (HTTP) -> connect and claim the name -> on_start -> handlers, threads, tasks -> READY -> serve -> drain
+    -> on_stop -> exit
 
-The main thread runs this, and while the service serves it is the engine's watcher and the scheduler's clock. It
-sleeps when there is nothing to do.
+Routes are served while Redis is away, from the beginning; unless there are on_start functions, which run once the
+connections are up and before any handler. The main thread runs this, and while the service serves it is the engine's
+watcher and the scheduler's clock. It sleeps when there is nothing to do.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from . import claim
 from .bus import HEALTH_PERIOD, Bus
 from .dispatch import Dispatcher
 from .engine import Engine
-from .errors import NameTaken, RedisRefused, RedisUnavailable, Stopping
+from .errors import ConfigurationError, DeclarationError, NameTaken, RedisRefused, RedisUnavailable, Stopping
+from .hooks import hooks_of
 from .log import logger, one_line
 from .schedule import backoff
 from .scheduler import Scheduler
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .dispatch import ActionCall, ListenCall
+    from .endpoints import Endpoints
     from .link import Pair
     from .message import PubSubRequest
     from .registry import Registry
@@ -71,18 +75,27 @@ class Service:
     """One run of a service."""
 
     def __init__(
-        self, registry: Registry, name: str, settings: RedisSettings, *, max_workers: int, shared: bool
+        self,
+        registry: Registry,
+        name: str,
+        settings: RedisSettings,
+        *,
+        max_workers: int,
+        shared: bool,
+        endpoints: Endpoints | None = None,
     ) -> None:
         self.name = name
         self.settings = settings
         self._registry = registry
         self._shared = shared
+        self._endpoints = endpoints
         self._failure: str | None = None
         self._stop_asked = False
         self._signalled = False
         self._hurry = False  # do not wait for handlers any longer
         self._drain_began = float("inf")
         self._in_start = False
+        self._run_stop = False  # the connections were up once, so on_start functions may have run
         self._wake_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._wake_end, select.POLLIN)
@@ -100,6 +113,7 @@ class Service:
             self._flush_answer,
         )
         self.dispatcher.start_coroutine = _start_coroutine
+        self.dispatcher.hooks = hooks_of(registry)
         self.engine = Engine(max_workers, self.bus.flush, self.wake)
         self.bus.engine = self.engine
         self.bus.on_taken = self.fail
@@ -162,9 +176,12 @@ class Service:
         """Run until a stop signal, `stop` or `fail`; return the reason of a failure. Blocks."""
         restore = self._take_signals()
         try:
+            self._begin()
             pair = self._connect()
             if pair is not None:
                 self._serve(pair)
+            elif self._endpoints is not None:
+                self._drain()
         except StartFailed as error:
             self._failure = str(error)
         finally:
@@ -173,11 +190,23 @@ class Service:
             restore()
         return self._failure
 
-    def _serve(self, pair: Pair) -> None:
-        self.bus.adopt(pair)
+    def _begin(self) -> None:
+        """Listen, and begin to read."""
+        try:
+            if self._endpoints is not None:
+                self._endpoints.open(self.engine, self.dispatcher, self.bus)
+        except (ConfigurationError, DeclarationError) as error:
+            raise StartFailed(str(error)) from None
         self.engine.every(HEALTH_PERIOD, self.bus.check)
         self.engine.start()
+        if self._endpoints is not None:
+            self.engine.soon(self._endpoints.serve)
+            if not any(self._registry.records("on_start")):
+                self._endpoints.admit()
+
+    def _serve(self, pair: Pair) -> None:
         try:
+            self._adopt(pair)
             self._run_hooks()
             self.threads.start_all()
             self.engine.soon(self._open)
@@ -186,7 +215,21 @@ class Service:
             self._watch(self._scheduler)
         except _Interrupted:
             pass
+        self._run_stop = True
         self._drain()
+
+    def _adopt(self, pair: Pair) -> None:
+        """Have the reader take the first connections into use."""
+        adopted = threading.Event()
+
+        def adopt() -> None:
+            self.bus.adopt(pair)
+            adopted.set()
+            self.wake()
+
+        self.engine.soon(adopt)
+        while not adopted.is_set():
+            self._sleep(self.engine.watch())
 
     def _watch(self, scheduler: Scheduler) -> None:
         """Serve: look in on the engine and start tasks, each when it is time, until somebody says stop."""
@@ -229,8 +272,8 @@ class Service:
         """Connect and claim the name, waiting for Redis as long as it takes; None if told to stop meanwhile."""
         attempt = _Attempt(self)
         threading.Thread(target=attempt.run, name="daebus-connect", daemon=True).start()
-        while not attempt.done and not self._stop_asked:
-            self._sleep(None)
+        while not attempt.done and not self._stop_asked and self._failure is None:
+            self._sleep(self.engine.watch())
         attempt.given_up = True
         if attempt.error is not None:
             raise StartFailed(str(attempt.error))
@@ -252,6 +295,8 @@ class Service:
 
     def _open(self) -> None:
         """Let through what came while the service was starting. On the reader."""
+        if self._endpoints is not None:
+            self._endpoints.admit()
         self.engine.put(self.dispatcher.open())
 
     def _turn_away(self) -> None:
@@ -265,6 +310,8 @@ class Service:
         actions = len(self._registry.action_handlers)
         channels = len(self._registry.listen_handlers)
         where = f"pid {os.getpid()}, Redis at {self.settings}, actions: {actions}, listened channels: {channels}"
+        if self._endpoints is not None:
+            where += f", HTTP on {' and '.join(self._endpoints.addresses)}"
         logger.info("Service '%s' is ready (%s)", self.name, where)
         self._notifier.tell("READY=1", f"STATUS=Serving, Redis at {self.settings}")
 
@@ -278,6 +325,8 @@ class Service:
         began = self._drain_began = monotonic()
         if self.dispatcher.held:  # the start was not completed, so no handler may run
             self.engine.soon(self._turn_away)
+        if self._endpoints is not None:
+            self.engine.soon(self._endpoints.stop)
         self.threads.tell_all()
         unsubscribed = self.bus.unsubscribe()
         while monotonic() - began < HANDLER_LIMIT and not self._hurry:
@@ -288,10 +337,12 @@ class Service:
         self._give_up()
         self._wait_for_threads(began + THREAD_LIMIT)
         self._wait_sent()
-        self._run_stop_hooks()
+        if self._run_stop:
+            self._run_stop_hooks()
 
     def _unfinished(self) -> int:
-        return self.engine.unfinished + len(self.dispatcher.awaiting)
+        web = self._endpoints.unfinished if self._endpoints is not None else 0
+        return self.engine.unfinished + len(self.dispatcher.awaiting) + web
 
     def _give_up(self) -> None:
         unfinished = self._unfinished()
@@ -302,6 +353,8 @@ class Service:
         for call in list(self.dispatcher.awaiting):
             call.refuse(error)
         self.engine.refuse_waiting(error)
+        if self._endpoints is not None:
+            self.engine.soon(self._endpoints.give_up)
         self.bus.flush()
 
     def _wait_for_threads(self, deadline: float) -> None:
@@ -334,6 +387,8 @@ class Service:
             threads.start()
 
     def _close(self) -> None:
+        if self._endpoints is not None:
+            self._endpoints.close()
         self.engine.stop()
         self.bus.close()
         _end_event_loop()

@@ -33,6 +33,7 @@ class Work:
     __slots__ = (
         "busy",
         "function",
+        "hooked",
         "learns",
         "name",
         "ordered",
@@ -47,6 +48,7 @@ class Work:
         self.name = record.name
         self.function: Callable[..., Any] = record.function
         self.ordered = record.kind == "listen"
+        self.hooked = record.kind in ("action", "route")  # the functions of app.before, after and error serve it
         self.wants_channel = self.ordered and _positional(record.function) >= 2
         self.slow = record.inline is False
         self.learns = record.inline is None

@@ -133,8 +133,9 @@ class DaebusWorkflow(Target):
             logger.error("The callback of workflow %s failed", self._workflow_id, exc_info=True)
         finally:
             ended.set()
-            if self._pair is not None:
-                self._pair.close()
+            with self._lock:  # not under the feet of a `send` that waits for its confirmation
+                if self._pair is not None:
+                    self._pair.close()
 
     def _hear(self, ended: Event, channel: str, callback: Callable[[Any], object], deadline: float) -> None:
         if monotonic() >= deadline:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import selectors
 import signal
 import socket
@@ -81,6 +82,14 @@ app.run(service=os.environ["SERVICE"], **RUN)
 """
 
 
+HTTP_PROLOGUE = """
+from daebus import DaebusHttp, HttpRequest, HttpResponse
+PORT = int(os.environ["PORT"])
+http = DaebusHttp(port=PORT, **json.loads(os.environ["HTTP"]))
+app.attach(http)
+"""
+
+
 def service_text(body: str, head: str = "") -> str:
     return textwrap.dedent(head) + SERVICE_HEAD + textwrap.dedent(body) + SERVICE_TAIL
 
@@ -92,6 +101,7 @@ class Script:
     process: subprocess.Popen[bytes]
     folder: Path
     service: str = ""
+    port: int = 0  # of its HTTP endpoint, if it has one
 
     @property
     def pid(self) -> int:
@@ -234,6 +244,29 @@ class Launcher:
             until_ready(script)
         return script
 
+    def site(
+        self,
+        body: str,
+        *,
+        server: PrivateServer | None = None,
+        settings: dict[str, Any] | None = None,
+        wait: bool = True,
+        **options: Any,
+    ) -> Script:
+        """Start a service with an HTTP endpoint (`http`, made with `settings`); return once its port listens.
+
+        With a server, ours is ready then, too.
+        """
+        port = free_port()
+        env = {"PORT": str(port), "HTTP": json.dumps(settings or {}), **options.pop("env", {})}
+        script = self.start(HTTP_PROLOGUE + textwrap.dedent(body), server=server, env=env, **options)
+        script.port = port
+        if wait:
+            until_listening(script)
+            if server is not None and (options.get("side") or self.ours) is self.ours:
+                until_ready(script)
+        return script
+
     def run(self, text: str, *, timeout: float = 30.0, **options: Any) -> Any:
         """Run a script to its end; the JSON of its last line of output."""
         return self.script(text, **options).result(timeout)
@@ -264,6 +297,26 @@ def until_ready(script: Script) -> None:
         wait_for(lambda: "is ready" in script.log, READY_SECONDS)
     except AssertionError:
         raise NotRunning(f"not ready: {script.log[-3000:]}") from None
+
+
+def until_listening(script: Script) -> None:
+    """Wait until its HTTP port takes connections."""
+
+    def listening() -> bool:
+        if not script.alive:
+            raise NotRunning(f"the script ended with {script.process.returncode}: {script.log[-3000:]}")
+        return listens(script.port)
+
+    try:
+        wait_for(listening, READY_SECONDS)
+    except AssertionError:
+        raise NotRunning(f"nobody listens on port {script.port}: {script.log[-3000:]}") from None
+
+
+def listens(port: int) -> bool:
+    """Whether a port of the loopback address takes connections."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def subscribers(link: Link, channel: str) -> int:
@@ -413,6 +466,209 @@ class Peer:
     ) -> dict[str, Any]:
         """Send a request and return its final reply."""
         return self.answer(self.post(service, action, payload, **extra), timeout)
+
+
+# --- raw HTTP ---
+
+_STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-5][0-9][0-9]) ([\t\x20-\x7e\x80-\xff]*)")
+_FIELD_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
+_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,8}")
+
+
+class BrokenAnswer(AssertionError):
+    """What came is not an HTTP answer, or the connection was reset."""
+
+
+@dataclass
+class HttpAnswer:
+    """An answer as it was on the wire. `framing` says how its end was known: none, length, chunked, close."""
+
+    version: str
+    status: int
+    reason: str
+    headers: list[tuple[str, str]]  # names in lower case
+    body: bytes = b""
+    framing: str = "none"
+    chunks: int = 0
+
+    def all(self, name: str) -> list[str]:
+        return [value for key, value in self.headers if key == name]
+
+    def header(self, name: str) -> str:
+        """The value of a header that may be there once; an empty text if it is not."""
+        values = self.all(name)
+        assert len(values) < 2, f"{name} is sent more than once: {values}"
+        return values[0] if values else ""
+
+    def words(self, name: str) -> set[str]:
+        """A list header, as a set of words in lower case."""
+        return {word.strip().lower() for value in self.all(name) for word in value.split(",") if word.strip()}
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+    def json(self) -> Any:
+        assert self.header("content-type").startswith("application/json"), self
+        return json.loads(self.body)
+
+
+class HttpLink:
+    """One raw HTTP connection: sends any bytes, reads answers strictly.
+
+    Silence is a `NoReply`; a reset, or what is no HTTP, a `BrokenAnswer`.
+    """
+
+    def __init__(self, port: int, *, timeout: float = ANSWER_SECONDS, host: str = "127.0.0.1") -> None:
+        self.port = port
+        self.timeout = timeout
+        self.socket = socket.create_connection((host, port), timeout)
+        self._data = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def reset(self) -> None:
+        """Close with RST, as a crashed client does."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def finish(self) -> None:
+        """Close the sending side only."""
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def head(self, method: str, target: str, headers: dict[str, str] | None = None, version: str = "1.1") -> bytes:
+        """A request's head, with a Host header unless one is given."""
+        fields = {"Host": f"127.0.0.1:{self.port}", **(headers or {})}
+        lines = [f"{method} {target} HTTP/{version}", *(f"{name}: {value}" for name, value in fields.items())]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+    def request(
+        self, method: str, target: str, headers: dict[str, str] | None = None, body: bytes | None = None
+    ) -> bytes:
+        """A whole request; a body has its Content-Length unless another framing is given."""
+        fields = dict(headers or {})
+        if body is not None and not {"content-length", "transfer-encoding"} & {name.lower() for name in fields}:
+            fields["Content-Length"] = str(len(body))
+        return self.head(method, target, fields) + (body or b"")
+
+    def ask(
+        self, method: str, target: str, headers: dict[str, str] | None = None, body: bytes | None = None
+    ) -> HttpAnswer:
+        self.send(self.request(method, target, headers, body))
+        return self.answer(method)
+
+    def get(self, target: str, **headers: str) -> HttpAnswer:
+        """GET; an underscore in a header's name stands for a hyphen."""
+        return self.ask("GET", target, {name.replace("_", "-"): value for name, value in headers.items()})
+
+    def answer(self, to: str = "GET") -> HttpAnswer:
+        """The next answer; `to` is the method of its request. An interim one (1xx) counts as one."""
+        answer = self._head()
+        if to == "HEAD" or answer.status < 200 or answer.status in (204, 304):
+            return answer
+        coding, length = answer.header("transfer-encoding"), answer.header("content-length")
+        assert not (coding and length), f"both framings: {answer}"
+        if coding:
+            assert coding.lower() == "chunked", answer
+            answer.framing = "chunked"
+            self._read_chunks(answer)
+        elif length:
+            answer.framing, answer.body = "length", self._exactly(int(length))
+        else:
+            answer.framing, answer.body = "close", self.rest()
+        return answer
+
+    def closes(self, timeout: float | None = None) -> bool:
+        """Whether the server ends the connection, with FIN and without a further byte."""
+        try:
+            self._data += b"" if self._data else self._receive(timeout)
+        except NoReply:
+            return False
+        return not self._data
+
+    def rest(self, timeout: float | None = None) -> bytes:
+        """Everything until the server ends the connection."""
+        while data := self._receive(timeout):
+            self._data += data
+        data, self._data = self._data, b""
+        return data
+
+    def part(self, until: bytes) -> bytes:
+        """What comes up to and with a mark."""
+        while until not in self._data:
+            self._more(f"before {until!r}")
+        found, _, self._data = self._data.partition(until)
+        return found + until
+
+    def _head(self) -> HttpAnswer:
+        first, *lines = self.part(b"\r\n\r\n")[:-4].split(b"\r\n")
+        status = _STATUS_LINE.fullmatch(first)
+        fields = [_FIELD_LINE.fullmatch(line) for line in lines]
+        if status is None or None in fields:
+            raise BrokenAnswer(f"no head of an answer: {first!r} {lines!r}")
+        headers = [(field[1].decode().lower(), field[2].decode("latin-1").strip()) for field in fields if field]
+        return HttpAnswer(status[1].decode(), int(status[2]), status[3].decode("latin-1"), headers)
+
+    def _read_chunks(self, answer: HttpAnswer) -> None:
+        while True:
+            size = self.part(b"\r\n")[:-2]
+            if not _CHUNK_SIZE.fullmatch(size):
+                raise BrokenAnswer(f"no chunk size: {size!r} in {answer}")
+            chunk = self._exactly(int(size, 16) + 2)
+            if not chunk.endswith(b"\r\n"):
+                raise BrokenAnswer(f"a chunk without its end: {chunk!r}")
+            if chunk == b"\r\n":
+                return
+            answer.body += chunk[:-2]
+            answer.chunks += 1
+
+    def _exactly(self, count: int) -> bytes:
+        while len(self._data) < count:
+            self._more(f"after {len(self._data)} of {count} bytes")
+        data, self._data = self._data[:count], self._data[count:]
+        return data
+
+    def _more(self, where: str) -> None:
+        data = self._receive(None)
+        if not data:
+            raise BrokenAnswer(f"the connection ended {where}: {self._data[-500:]!r}")
+        self._data += data
+
+    def _receive(self, timeout: float | None) -> bytes:
+        self.socket.settimeout(self.timeout if timeout is None else timeout)
+        try:
+            return self.socket.recv(1 << 18)
+        except TimeoutError:
+            raise NoReply(f"nothing came; so far {self._data[-500:]!r}") from None
+        except ConnectionResetError:
+            raise BrokenAnswer(f"the connection was reset; so far {self._data[-500:]!r}") from None
+
+
+def fetch(
+    port: int,
+    method: str,
+    target: str,
+    headers: dict[str, str] | None = None,
+    body: bytes | None = None,
+    timeout: float = ANSWER_SECONDS,
+) -> HttpAnswer:
+    """One request on a connection of its own."""
+    with HttpLink(port, timeout=timeout) as link:
+        return link.ask(method, target, headers, body)
+
+
+def post_json(port: int, target: str, value: object, method: str = "POST") -> HttpAnswer:
+    return fetch(port, method, target, {"Content-Type": "application/json"}, json.dumps(value).encode())
 
 
 # --- getting in the way ---

@@ -19,8 +19,8 @@ PACKAGE = ROOT / "daebus"
 # From the bottom up. A module may import those of lower layers and its neighbours on its own layer.
 LAYERS = {
     "words": ["errors", "names", "settings"],
-    "pure": ["jsontext", "message", "resp", "schedule"],
-    "declared": ["log", "registry", "work", "pubsub", "context"],
+    "pure": ["jsontext", "message", "resp", "schedule", "routes", "policy", "http1", "wsframes"],
+    "declared": ["log", "registry", "work", "forms", "pubsub", "exchange", "wsexchange", "context", "hooks"],
     "room": ["dispatch", "workflows"],
     "doors and threads": [
         "redispy",
@@ -38,22 +38,28 @@ LAYERS = {
         "workflow_caller",
         "scheduler",
         "threads",
+        "net",
+        "staticfiles",
+        "httpdoor",
+        "wscalls",
+        "wsdoor",
+        "gateway",
     ],
-    "life": ["systemd", "service"],
-    "faces": ["app", "__init__"],
+    "life": ["systemd", "endpoints", "service"],
+    "faces": ["http", "websocket", "app", "__init__"],
 }
 # `broadcast` and `cache` are views for users' code; what is behind them is imported when they are first used.
-ON_USE = {("context", "redispy"), ("context", "hub")}
+ON_USE = {("context", "redispy"), ("context", "hub"), ("exchange", "staticfiles")}
 # Stands beside the layers: it starts Redis, knows nothing of services, and no layer needs it.
 APART = ["redisserver"]
 
 WORLDLY = {"socket", "threading", "time", "os", "logging", "selectors", "ssl", "subprocess", "asyncio"}
 PUBLIC = {
-    "AsyncCaller", "Blueprint", "Daebus", "DaebusCaller", "DaebusError", "DaebusWorkflow",
-    "PubSubRequest", "PubSubResponse", "broadcast", "cache", "direct_logger", "get_daemon", "logger", "request",
-    "response",
+    "AsyncCaller", "Blueprint", "Daebus", "DaebusCaller", "DaebusError", "DaebusHttp", "DaebusWebSocket",
+    "DaebusWorkflow", "HttpRequest", "HttpResponse", "PubSubRequest", "PubSubResponse", "broadcast", "cache", "direct_logger", "get_daemon", "logger", "request",
+    "WebSocketRequest", "WebSocketResponse", "response",
 }  # fmt: skip
-HEAVY = ["redis", "asyncio", "http", "ssl", "uuid", "inspect", "dataclasses", "typing"]
+HEAVY = ["h11", "wsproto", "redis", "asyncio", "http", "ssl", "uuid", "inspect", "dataclasses", "typing"]
 
 
 def rank(module: str) -> int:

@@ -1,5 +1,7 @@
-"""`daebus.modules.http` of the older package: its JSON helpers."""
+"""`daebus.modules.http` of the older package: HTTP, and its JSON helpers."""
 
+from ..exchange import HttpRequest, HttpResponse
+from ..http import DaebusHttp
 from ..jsontext import DaebusJSONEncoder, make_json_serializable
 
-__all__ = ["DaebusJSONEncoder", "make_json_serializable"]
+__all__ = ["DaebusHttp", "DaebusJSONEncoder", "HttpRequest", "HttpResponse", "make_json_serializable"]

@@ -16,8 +16,9 @@ NOT_AVAILABLE = "not available"
 class Console:
     """The place where the panel is drawn. Its methods may be called from several threads."""
 
-    def __init__(self, out: TextIO | None = None) -> None:
+    def __init__(self, out: TextIO | None = None, page: str = "") -> None:
         self._out = out or sys.stdout
+        self._page = page
         self._lock = threading.Lock()
         self._lines_on_screen = 0
         self._announcements = 0
@@ -26,14 +27,14 @@ class Console:
     def show(self, readings: Readings) -> None:
         with self._lock:
             if self._out.isatty():
-                self._draw([*table(readings), "", self._heard()])
+                self._draw([*top(self._page), *table(readings), "", self._heard()])
             else:
                 self._print(one_line(readings) + self._heard())
 
     def show_problem(self, problem: str) -> None:
         with self._lock:
             if self._out.isatty():
-                self._draw(["", f"  {problem}", "  waiting for it to come back", ""])
+                self._draw([*top(self._page), f"  {problem}", "  waiting for it to come back", ""])
             else:
                 self._print(problem)
 
@@ -57,11 +58,14 @@ class Console:
         print(text, file=self._out, flush=True)
 
 
+def top(page: str) -> list[str]:
+    """Where the page is: it stays in sight whatever is shown below."""
+    return ["", f"  {page:<36}Ctrl-C ends it", ""]
+
+
 def table(readings: Readings) -> list[str]:
     value = readings.get
     return [
-        "  this device                       Ctrl-C ends it",
-        "",
         row("load", number(value("load"), "{:.2f}")),
         row("memory", number(value("memory_percent"), "{:.0f} %"), bar(value("memory_percent"))),
         row("temperature", number(value("temperature_celsius"), "{:.1f} °C")),

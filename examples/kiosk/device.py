@@ -12,7 +12,7 @@ def readings() -> Readings:
     return read_device()
 
 
-@app.background("announce", interval=5)
+@app.background("announce", interval=2)
 def announce() -> None:
     broadcast.send("device.readings", read_device())
 

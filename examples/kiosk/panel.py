@@ -1,13 +1,23 @@
-"""The service `panel`: asks `device` every second, listens to what it announces, and shows both."""
+"""The service `panel`: serves the page that shows how `device` is doing, and shows the same on the terminal."""
+
+import os
 
 from console import Console
 from readings import Readings
 
-from daebus import Daebus, DaebusCaller, DaebusError
+from daebus import Daebus, DaebusCaller, DaebusError, DaebusHttp, DaebusWebSocket
+
+PORT = int(os.environ.get("KIOSK_PORT", "8080"))
 
 app = Daebus(__name__)
+app.attach(DaebusHttp(port=PORT))
+app.static("/", "page")
+
+websocket = app.attach(DaebusWebSocket(port="same"))
+websocket.gateway(actions=["device/readings"], channels=["device.readings"])  # what the page may ask and hear
+
 device = DaebusCaller("device", timeout=2)
-console = Console()
+console = Console(page=f"http://127.0.0.1:{PORT}/")
 
 
 @app.background("ask", interval=1)

@@ -1,6 +1,7 @@
-"""Runs the kiosk example: a Redis if none is there, the service `device`, the service `panel`.
+"""Runs the kiosk example: a Redis if none is there, the service `device`, the service `panel` with its page.
 
-Ctrl-C or SIGTERM ends all of it. If one of the services dies, it says so and ends with status 1.
+On a desktop it opens the page. Ctrl-C or SIGTERM ends all of it. If one of the services dies, it says so and ends
+with status 1.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ import argparse
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import webbrowser
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -26,6 +30,7 @@ from daebus.redisserver import ServerDidNotStart
 HERE = Path(__file__).parent
 STOP_SECONDS = 12  # a service ends within 10 s even if one of its handlers never does
 LOOK_SECONDS = 1.0
+FIRST_PORT, LAST_PORT = 8080, 8099
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CLEAN = (0, -signal.SIGTERM)  # the latter is a service that we stopped before it was up
 
@@ -33,11 +38,11 @@ CLEAN = (0, -signal.SIGTERM)  # the latter is a service that we stopped before i
 class Service:
     """One service script as a child process, in a group of its own: Ctrl-C is for us, who end it in order."""
 
-    def __init__(self, name: str, redis_url: str, log: IO[bytes] | None) -> None:
+    def __init__(self, name: str, settings: dict[str, str], log: IO[bytes] | None) -> None:
         self.name = name
         self._process = subprocess.Popen(
             [sys.executable, str(HERE / f"{name}.py")],
-            env={**os.environ, "DAEBUS_REDIS_URL": redis_url},
+            env={**os.environ, **settings},
             stdin=subprocess.DEVNULL,
             stderr=log,
             process_group=0,
@@ -62,8 +67,11 @@ def main() -> int:
     end_on_signals(events)
     try:
         with some_redis() as (redis_url, about), tempfile.TemporaryFile() as log:
+            port = arguments.port or free_port()
             print(f"kiosk: {about}", flush=True)
-            return run_services(redis_url, log, events, arguments.seconds)
+            show_page(port, browser=not arguments.no_browser and on_a_desktop())
+            settings = {"DAEBUS_REDIS_URL": redis_url, "KIOSK_PORT": str(port)}
+            return run_services(settings, log, events, arguments.seconds)
     except (ServerDidNotStart, ConfigurationError) as reason:
         print(f"kiosk: {reason}", file=sys.stderr)
         return 1
@@ -72,7 +80,51 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The kiosk example of Daebus.")
     parser.add_argument("--seconds", type=float, help="end by itself after so long")
+    parser.add_argument("--port", type=int, help=f"of the page; the first free one from {FIRST_PORT} on, if not given")
+    parser.add_argument("--no-browser", action="store_true", help="do not open the page")
     return parser.parse_args()
+
+
+def free_port() -> int:
+    """The first free one from 8080 on. If none is, the panel will say so."""
+    for port in range(FIRST_PORT, LAST_PORT + 1):
+        if is_free(port):
+            return port
+        print(f"kiosk: port {port} is taken", flush=True)
+    return FIRST_PORT
+
+
+def is_free(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that is only just closed counts as free
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def on_a_desktop() -> bool:
+    return sys.stdout.isatty() and bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def show_page(port: int, *, browser: bool) -> None:
+    print(f"kiosk: the page is at http://127.0.0.1:{port}/", flush=True)
+    if browser:
+        threading.Thread(target=open_page, args=(port,), daemon=True).start()
+
+
+def open_page(port: int) -> None:
+    """As soon as the panel listens. If it never does, there is nothing to look at."""
+    end = time.monotonic() + STOP_SECONDS
+    while time.monotonic() < end:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            webbrowser.open(f"http://127.0.0.1:{port}/")
+            return
 
 
 def end_on_signals(events: queue.SimpleQueue[Service | None]) -> None:
@@ -84,12 +136,12 @@ def end_on_signals(events: queue.SimpleQueue[Service | None]) -> None:
 
 
 def run_services(
-    redis_url: str, log: IO[bytes], events: queue.SimpleQueue[Service | None], seconds: float | None
+    settings: dict[str, str], log: IO[bytes], events: queue.SimpleQueue[Service | None], seconds: float | None
 ) -> int:
     """Until a signal comes, the time is over, or one of them ends, which none of them should."""
     # On a terminal the panel has the screen, so what the services log goes to a file.
     quiet_log = log if sys.stdout.isatty() else None
-    services = [Service(name, redis_url, quiet_log) for name in ("device", "panel")]
+    services = [Service(name, settings, quiet_log) for name in ("device", "panel")]
     for service in services:
         threading.Thread(target=report_end, args=(service, events), daemon=True).start()
     ended = next_event(events, seconds)

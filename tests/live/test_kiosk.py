@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from daebus.redisserver import PrivateServer, answers
+from tests.browser import free_port
+from tests.outside import fetch, listens
 from tests.support import ROOT, ServiceProcess, children_of, is_running, need_server, wait_for
 
 KIOSK = ROOT / "examples" / "kiosk"
@@ -102,8 +106,9 @@ def child_named(parent: int, name: str) -> int:
 
 
 def test_the_panel_outlives_its_device(redis_server: PrivateServer) -> None:
+    port = {"KIOSK_PORT": str(free_port())}
     with ExitStack() as stack:
-        panel = stack.enter_context(ServiceProcess(KIOSK / "panel.py", redis_url=redis_server.url))
+        panel = stack.enter_context(ServiceProcess(KIOSK / "panel.py", redis_url=redis_server.url, env=port))
         panel.wait_log("device: no answer (")
         stack.enter_context(ServiceProcess(KIOSK / "device.py", redis_url=redis_server.url)).wait_ready()
         panel.wait_log(ANSWER)
@@ -111,9 +116,10 @@ def test_the_panel_outlives_its_device(redis_server: PrivateServer) -> None:
 
 
 def test_the_panel_outlives_its_redis(redis_server: PrivateServer) -> None:
+    port = {"KIOSK_PORT": str(free_port())}
     with ExitStack() as stack:
         for name in ("device.py", "panel.py"):
-            service = ServiceProcess(KIOSK / name, redis_url=redis_server.url)
+            service = ServiceProcess(KIOSK / name, redis_url=redis_server.url, env=port)
             stack.enter_context(service).wait_ready()
         service.wait_log(ANSWER)
         redis_server.kill()
@@ -124,22 +130,101 @@ def test_the_panel_outlives_its_redis(redis_server: PrivateServer) -> None:
         assert service.stop() == 0
 
 
-def test_on_a_terminal_it_draws_a_table() -> None:
-    """The log stays out of the picture. setsid makes the terminal the one whose Ctrl-C counts."""
+def page_of(log: str) -> tuple[str, int]:
+    """The address of the page, and its port."""
+    found = re.search(r"the page is at (http://127\.0\.0\.1:(\d+)/)\s", log)
+    assert found is not None
+    return found[1], int(found[2])
+
+
+def test_it_says_where_its_page_is(redis_server: PrivateServer) -> None:
+    with kiosk(redis_url=redis_server.url) as running:
+        _, port = page_of(running.log())
+        answer = fetch(port, "GET", "/")
+        assert answer.status == 200
+        assert b"<h1>This device</h1>" in answer.body
+        assert running.stop() == 0
+    assert not listens(port)
+
+
+def test_a_port_that_is_taken_is_left_to_whoever_has_it(redis_server: PrivateServer) -> None:
+    with ExitStack() as stack:
+        if not listens(8080):
+            stack.enter_context(closing(socket.create_server(("127.0.0.1", 8080))))
+        running = stack.enter_context(kiosk(redis_url=redis_server.url))
+        _, port = page_of(running.log())
+        assert "kiosk: port 8080 is taken" in running.log()
+        assert 8080 < port < 8100
+        assert fetch(port, "GET", "/").status == 200
+
+
+def test_a_port_that_was_asked_for_is_taken_or_nothing(redis_server: PrivateServer) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as holder:
+        port = holder.getsockname()[1]
+        with ServiceProcess(KIOSK / "run.py", args=["--port", str(port)], redis_url=redis_server.url) as running:
+            assert running.wait() == 1
+            assert f"{port}" in running.log().partition("the page is at")[2]
+            assert "kiosk: panel ended with status 1" in running.log()
+
+
+@contextmanager
+def on_a_terminal(*args: str, env: Mapping[str, str] | None = None) -> Iterator[int]:
+    """The example on a terminal, whose other end this is. setsid makes it the one whose Ctrl-C counts."""
     need_server()
     ours, theirs = pty.openpty()
-    command = ["setsid", "--ctty", sys.executable, str(KIOSK / "run.py")]
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as running:
+    command = ["setsid", "--ctty", sys.executable, str(KIOSK / "run.py"), *args]
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, **(env or {})}
+    ) as run:
         os.close(theirs)
         try:
-            seen = read_until(ours, "announced")
+            yield ours
             os.write(ours, b"\x03")
-            assert running.wait(15) == 0
+            assert run.wait(15) == 0
         finally:
-            running.kill()
+            run.kill()
             os.close(ours)
+
+
+def test_on_a_terminal_it_draws_a_table() -> None:
+    """The log stays out of the picture; the address of the page stays in it."""
+    with on_a_terminal("--no-browser") as terminal:
+        seen = read_until(terminal, "announced 1 x")
+        seen += read_until(terminal, "  disk   ")
     assert "  memory       " in seen
     assert "is ready" not in seen
+    page, _ = page_of(seen)
+    assert page in seen[seen.rindex("\x1b[J") :]
+
+
+@pytest.fixture
+def desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with what a desktop's browser was asked to open."""
+    browser, opened = tmp_path / "browser", tmp_path / "opened"
+    browser.write_text(f'#!/bin/sh\necho "$1" >> {opened}\n')
+    browser.chmod(0o755)
+    monkeypatch.setenv("DISPLAY", ":99")
+    monkeypatch.setenv("BROWSER", f"{browser} %s")
+    return opened
+
+
+def test_on_a_desktop_it_opens_the_page(desktop: Path) -> None:
+    with on_a_terminal() as terminal:
+        seen = read_until(terminal, "announced 1 x")
+        wait_for(desktop.exists)
+    assert desktop.read_text().split() == [page_of(seen)[0]]
+
+
+def test_it_opens_nothing_if_asked_not_to(desktop: Path) -> None:
+    with on_a_terminal("--no-browser") as terminal:
+        read_until(terminal, "announced 1 x")
+    assert not desktop.exists()
+
+
+def test_it_opens_nothing_where_nobody_sits(desktop: Path, redis_server: PrivateServer) -> None:
+    with kiosk(redis_url=redis_server.url) as running:
+        running.wait_log("announced 1 x")
+    assert not desktop.exists()
 
 
 def read_until(terminal: int, text: str) -> str:

@@ -1,7 +1,7 @@
-"""The bus examples of the first README run as they stand, under both spellings of the package's name.
+"""The examples of the first README run as they stand, under both spellings of the package's name.
 
-They lie in tests/fixtures/seed_examples, word for word; two of them got an import that they use and
-forgot. Those that only declare something are run by a two-line driver.
+They lie in tests/fixtures/seed_examples, word for word; some got an import that they use and forgot. Those
+that only declare something are run by a two-line driver. Port 8080, where an example has it, is made a free one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,19 @@ from pathlib import Path
 import pytest
 
 from daebus.redisserver import PrivateServer
-from tests.outside import ANSWER_SECONDS, Launcher, Peer, Script, Watch, until_subscribed
+from tests.outside import (
+    ANSWER_SECONDS,
+    Launcher,
+    Peer,
+    Script,
+    Watch,
+    fetch,
+    free_port,
+    post_json,
+    until_listening,
+    until_ready,
+    until_subscribed,
+)
 from tests.support import wait_for
 
 EXAMPLES = Path(__file__).parent.parent / "fixtures" / "seed_examples"
@@ -131,3 +143,92 @@ def test_shared_state(launch: Launcher, own_bus: PrivateServer, package: str) ->
 @spellings
 def test_thread_pool_size(launch: Launcher, own_bus: PrivateServer, package: str) -> None:
     stops(drive_example(launch, own_bus, "thread_pool_size", package))
+
+
+# --- HTTP ---
+
+
+def site_example(launch: Launcher, server: PrivateServer, name: str, package: str, runs: bool) -> Script:
+    """An example with an HTTP endpoint, once it is ready; `runs`: it calls `app.run` itself."""
+    port = free_port()
+    text, places = re.subn(r"\bport=8080\b", f"port={port}", text_of(name, package))
+    assert places
+    example = launch.folder / "example.py"
+    example.write_text(text)
+    script = launch.script(
+        text if runs else DRIVER.replace("example.py", str(example)), env={"DAEBUS_REDIS_URL": server.url}
+    )
+    script.port = port
+    until_listening(script)
+    until_ready(script)
+    return script
+
+
+@spellings
+def test_http_endpoints(launch: Launcher, own_bus: PrivateServer, package: str) -> None:
+    service = site_example(launch, own_bus, "http_endpoints", package, runs=True)
+    status = fetch(service.port, "GET", "/status")
+    assert status.status == 200
+    found = status.json()
+    assert (found["service"], found["status"], type(found["timestamp"])) == ("my_service", "running", float)
+    known = fetch(service.port, "GET", "/devices/123")
+    assert (known.status, known.json()) == (200, {"device_id": "123", "status": "online"})
+    unknown = fetch(service.port, "GET", "/devices/124")
+    assert (unknown.status, unknown.json()) == (404, {"error": "Device not found"})
+    made = post_json(service.port, "/control", {"command": "on"})
+    assert (made.status, made.json()) == (201, {"success": True, "message": "Command received"})
+    stops(service)
+
+
+@spellings
+def test_cors(launch: Launcher, own_bus: PrivateServer, package: str) -> None:
+    service = site_example(launch, own_bus, "cors", package, runs=False)
+    origin = {"Origin": "http://localhost:3000"}
+    answer = fetch(service.port, "GET", "/api/data", origin)
+    assert (answer.status, answer.json()) == (200, {"data": "example"})
+    assert answer.header("access-control-allow-origin") == "http://localhost:3000"
+    assert answer.header("access-control-allow-credentials") == "true"
+    assert answer.words("access-control-expose-headers") == {"x-custom-header"}
+    assert "origin" in answer.words("vary")
+    preflight = fetch(
+        service.port,
+        "OPTIONS",
+        "/api/data",
+        {**origin, "Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "Content-Type"},
+    )
+    assert preflight.status in (200, 204)
+    assert "get" in preflight.words("access-control-allow-methods")
+    assert "content-type" in preflight.words("access-control-allow-headers")
+    assert preflight.header("access-control-max-age") == "3600"
+    stranger = fetch(service.port, "GET", "/api/data", {"Origin": "http://evil.example"})
+    assert not [name for name, _ in stranger.headers if name.startswith("access-control-")]
+    stops(service)
+
+
+@spellings
+def test_protocol_specific_responses(launch: Launcher, own_bus: PrivateServer, package: str) -> None:
+    service = site_example(launch, own_bus, "protocol_specific", package, runs=False)
+    healthy = {"service": "my_service", "status": "healthy", "uptime": 3600}
+    answer = fetch(service.port, "GET", "/status")
+    assert (answer.status, answer.json()) == (200, healthy)
+    with Peer(own_bus) as peer:
+        reply = peer.ask("driven", "get_status")
+        assert (reply["status"], reply["payload"]) == ("success", healthy)
+    stops(service)
+
+
+@spellings
+def test_protocol_classes(launch: Launcher, own_bus: PrivateServer, package: str) -> None:
+    service = site_example(launch, own_bus, "protocol_classes", package, runs=False)
+    answer = fetch(service.port, "GET", "/advanced")
+    assert (answer.status, answer.json()) == (200, {"message": "Custom HTTP response", "path": "/advanced"})
+    stops(service)
+
+
+@spellings
+def test_http_usage(launch: Launcher, own_bus: PrivateServer, package: str) -> None:
+    service = site_example(launch, own_bus, "http_usage", package, runs=True)
+    assert fetch(service.port, "GET", "/hello").json() == {"message": "Hello, World!"}
+    assert fetch(service.port, "GET", "/hello?name=Bob").json() == {"message": "Hello, Bob!"}
+    wait_for(lambda: "HTTP request from Bob" in service.log, ANSWER_SECONDS)
+    stops(service)

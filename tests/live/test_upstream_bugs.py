@@ -1,4 +1,4 @@
-"""Every defect of the older package's bus, as a test that fails there and passes here.
+"""Every defect of the older package's bus and HTTP endpoint, as a test that fails there and passes here.
 
 Each body runs twice. Against upstream 0.0.31 it must fail, and by an assertion: a test that fails there for
 another reason (no server, a script that does not start) is an error, not proof. Numbers: CHECKLIST of the
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -18,15 +20,20 @@ import pytest
 from daebus.redisserver import PrivateServer
 from tests.outside import (
     ANSWER_SECONDS,
+    HttpAnswer,
+    HttpLink,
     Launcher,
     Link,
     Peer,
     Script,
     Side,
     Watch,
+    fetch,
     free_port,
     let_pass,
+    post_json,
     subscribers,
+    until_listening,
     until_subscribed,
 )
 from tests.support import MS, NotInTime, wait_for
@@ -831,3 +838,270 @@ def test_s11_debug_shows_debug_lines(launch: Launcher, bus: PrivateServer, side:
     wait_for(lambda: loud.notes == quiet.notes == ["said"], ANSWER_SECONDS)
     assert "fine detail" not in quiet.log
     assert "fine detail" in loud.log
+
+
+# --- HTTP ---
+
+SITE = """
+@app.route("/d/<name>")
+def named(req, name):
+    return {"name": name}
+
+@app.route("/users")
+def list_users(req):
+    return {"did": "list"}
+
+@app.route("/users", methods=["POST"])
+def add_user(req):
+    return {"did": "add"}, 201
+
+@app.route("/echo", methods=["GET", "POST", "PUT", "DELETE"])
+def echo(req):
+    return {"payload": req.payload, "params": dict(req.params)}
+
+@app.route("/upload", methods=["POST"])
+def upload(req):
+    field = req.payload["f"]
+    return {"filename": field["filename"], "hex": field["value"].hex(), "note": req.payload["note"]}
+
+@app.route("/change", methods=["PATCH"])
+def change(req):
+    return {"payload": req.payload}
+
+@app.route("/fail")
+def fail(req):
+    raise RuntimeError("the password is 1234")
+
+@app.route("/page")
+def page(req):
+    return "<h1>Kiosk</h1>"
+
+@app.route("/own-header")
+def own_header(req):
+    return {"n": 1}, 200, {"X-Own": "yes"}
+"""
+
+MULTIPART = (
+    b'--aBcD\r\nContent-Disposition: form-data; name="note"\r\n\r\nhello\r\n'
+    b'--aBcD\r\nContent-Disposition: form-data; name="f"; filename="a.bin"\r\n'
+    b"Content-Type: application/octet-stream\r\n\r\n\x00\xff\r\n--x\r\n--aBcD--\r\n"
+)
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory, own_side: Side) -> Iterator[Launcher]:
+    """One service for each side, started when it is first asked for."""
+    launcher = Launcher(tmp_path_factory.mktemp("sites"), own_side)
+    yield launcher
+    launcher.end_all()
+
+
+@pytest.fixture
+def site(sites: Launcher, side: Side, bus: PrivateServer) -> Script:
+    for script in sites.started:
+        if script.service == f"site-{side.name}":
+            return script
+    return sites.site(SITE, side=side, server=bus, service=f"site-{side.name}")
+
+
+def soon(site: Script, method: str, target: str, headers: dict[str, str], body: bytes | None = None) -> HttpAnswer:
+    return fetch(site.port, method, target, headers, body, timeout=NO_ANSWER_SECONDS)
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+@both
+def test_s48_values_in_paths_are_decoded(site: Script) -> None:
+    assert soon(site, "GET", "/d/a%20b%2Fc", {}).json() == {"name": "a b/c"}
+
+
+@both
+def test_s49_b16_each_method_of_a_path_has_its_own_function(site: Script) -> None:
+    assert soon(site, "GET", "/users", {}).json() == {"did": "list"}
+    added = post_json(site.port, "/users", {})
+    assert (added.status, added.json()) == (201, {"did": "add"})
+
+
+@both
+def test_s50_the_query_of_a_post_is_not_dropped(site: Script) -> None:
+    assert soon(site, "POST", "/echo?page=2", {}, b"").json()["payload"] == {"page": "2"}
+    both_given = post_json(site.port, "/echo?page=2", {"n": 1}).json()
+    assert (both_given["payload"], both_given["params"]) == ({"n": 1}, {"page": "2"})
+
+
+@both
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_s50_bodies_are_read_whatever_the_method(site: Script, method: str) -> None:
+    urlencoded = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert soon(site, method, "/echo", urlencoded, b"a=1").json()["payload"] == {"a": "1"}
+
+
+@both
+def test_s51_params_see_the_query(site: Script) -> None:
+    assert soon(site, "GET", "/echo?name=Bob", {}).json()["params"] == {"name": "Bob"}
+
+
+@both
+@pytest.mark.parametrize(("body", "status"), [(b"{broken", 400), (b"null", 200)])
+def test_b6_a_body_that_is_no_object_is_answered(site: Script, body: bytes, status: int) -> None:
+    assert soon(site, "POST", "/echo", JSON, body).status == status
+
+
+@both
+def test_b15_the_text_of_an_exception_stays_inside(site: Script) -> None:
+    answer = soon(site, "GET", "/fail", {})
+    assert answer.status == 500
+    assert "1234" not in answer.text
+
+
+@both
+def test_b17_s50_u24_an_upload_arrives(site: Script) -> None:
+    answer = soon(site, "POST", "/upload", {"Content-Type": "multipart/form-data; boundary=aBcD"}, MULTIPART)
+    assert answer.status == 200
+    assert answer.json() == {"filename": "a.bin", "hex": b"\x00\xff\r\n--x".hex(), "note": "hello"}
+
+
+@both
+def test_b18_a_connection_serves_more_than_one_request(site: Script) -> None:
+    with HttpLink(site.port) as link:
+        for _ in range(3):
+            answer = link.get("/users")
+            assert (answer.version, answer.framing) == ("1.1", "length")
+
+
+@both
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("PATCH", 405), ("DELETE", 405), ("BREW", 405)])
+def test_b18_every_method_has_its_answer(site: Script, method: str, status: int) -> None:
+    answer = soon(site, method, "/users", {}, b"" if method != "HEAD" else None)
+    assert answer.status == status
+    if status == 405:
+        assert answer.words("allow") == {"get", "head", "options", "post"}
+
+
+@both
+def test_b18_patch_is_a_method(site: Script) -> None:
+    assert soon(site, "PATCH", "/change", JSON, b'{"n": 1}').json() == {"payload": {"n": 1}}
+
+
+@both
+def test_b18_a_text_is_a_page(site: Script) -> None:
+    answer = soon(site, "GET", "/page", {})
+    assert (answer.text, answer.header("content-type").partition(";")[0]) == ("<h1>Kiosk</h1>", "text/html")
+
+
+@both
+def test_b18_a_handler_can_set_headers(site: Script) -> None:
+    answer = soon(site, "GET", "/own-header", {})
+    assert (answer.header("x-own"), answer.json()) == ("yes", {"n": 1})
+
+
+@both
+@pytest.mark.parametrize("value", ["abc", "+5"])
+def test_b34_a_senseless_content_length_is_the_clients_fault(site: Script, value: str) -> None:
+    with HttpLink(site.port, timeout=NO_ANSWER_SECONDS) as link:
+        link.send(link.head("POST", "/echo", {**JSON, "Content-Length": value}) + b"{}")
+        assert link.answer().status == 400
+
+
+@both
+def test_b34_a_huge_body_is_refused_before_it_is_sent(site: Script) -> None:
+    with HttpLink(site.port, timeout=NO_ANSWER_SECONDS) as link:
+        link.send(link.head("POST", "/echo", {**JSON, "Content-Length": "10000000000"}))
+        assert link.answer().status == 413
+
+
+@both
+def test_b34_clients_that_say_nothing_take_no_threads(site: Script) -> None:
+    fetch(site.port, "GET", "/users")
+    before = site.threads()
+    with ExitStack() as stack:
+        links = [stack.enter_context(HttpLink(site.port)) for _ in range(12)]
+        for link in links:
+            link.send(b"GET /users HTTP/1.1\r\nHost:")
+        fetch(site.port, "GET", "/users")
+        assert site.threads() <= before + 2
+
+
+@both
+def test_b13_credentials_are_not_for_everybody(launch: Launcher, bus: PrivateServer, side: Side) -> None:
+    site = launch.site(
+        """
+        @app.route("/data")
+        def data(req):
+            return {"n": 1}
+        """,
+        side=side,
+        server=bus,
+        settings={"cors_config": {"allowed_origins": "*", "allow_credentials": True}},
+    )
+    answer = soon(site, "GET", "/data", {"Origin": "http://evil.example"})
+    assert answer.header("access-control-allow-credentials") == ""
+    assert answer.header("access-control-allow-origin") in ("", "*")
+
+
+@both
+def test_b13_answers_for_one_origin_say_so_to_caches(launch: Launcher, bus: PrivateServer, side: Side) -> None:
+    site = launch.site(
+        """
+        @app.route("/data")
+        def data(req):
+            return {"n": 1}
+        """,
+        side=side,
+        server=bus,
+        settings={"cors_config": {"allowed_origins": ["http://good.example"]}},
+    )
+    for origin in ("http://good.example", "http://evil.example"):
+        assert "origin" in soon(site, "GET", "/data", {"Origin": origin}).words("vary")
+
+
+@both
+def test_b14_only_this_machine_is_served_unless_it_is_asked_for(site: Script) -> None:
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.2", site.port)) != 0
+
+
+@both
+def test_b28_a_port_that_is_taken_ends_the_service(launch: Launcher, bus: PrivateServer, side: Side) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        script = launch.start(
+            f"""
+            from daebus import DaebusHttp
+            app.attach(DaebusHttp(port={port}, host="127.0.0.1"))
+
+            @app.route("/")
+            def page(req):
+                return {{}}
+            """,
+            side=side,
+            server=bus,
+        )
+        assert script.wait(3000 * MS) != 0
+    assert str(port) in script.log
+
+
+@both
+def test_b33_u2_blueprints_may_be_registered_before_the_endpoint_is_attached(
+    launch: Launcher, bus: PrivateServer, side: Side
+) -> None:
+    script = launch.start(
+        """
+        from daebus import DaebusHttp
+        pages = Blueprint("pages")
+
+        @pages.route("/page", methods=["GET"])
+        def page(req):
+            return {"from": "blueprint"}
+
+        app.register_blueprint(pages)
+        app.attach(DaebusHttp(port=int(os.environ["PORT"]), host="127.0.0.1"))
+        """,
+        side=side,
+        server=bus,
+        env={"PORT": str(port := free_port())},
+    )
+    script.port = port
+    until_listening(script)
+    assert soon(script, "GET", "/page", {}).json() == {"from": "blueprint"}

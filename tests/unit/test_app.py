@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import daebus
-from daebus import Blueprint, Daebus, context
+from daebus import Blueprint, Daebus, DaebusHttp, context
 from daebus.context import running_daemon, set_daemon
 from daebus.errors import ConfigurationError, DaebusError
 
@@ -126,25 +126,28 @@ def test_the_daemon_is_set_by_nothing_but_run(app: Daebus) -> None:
     assert app.service is None
 
 
-class Endpoint:
-    """A component that takes routes, as an HTTP endpoint will."""
-
-    def __init__(self) -> None:
-        self.routes: list[tuple[str, list[str] | None]] = []
-
-    def attach(self, app: Daebus) -> None:
-        app.http = self
-
-    def route(self, path: str, methods: list[str] | None) -> Any:
-        self.routes.append((path, methods))
-        return nothing
-
-
 def test_a_component_is_attached_and_given_back(app: Daebus) -> None:
-    endpoint = Endpoint()
+    endpoint = DaebusHttp()
     assert app.attach(endpoint) is endpoint
-    assert app.route("/status", ["GET"]) is nothing
-    assert endpoint.routes == [("/status", ["GET"])]
+    assert app.http is endpoint
+    assert app.route("/status")(nothing) is nothing
+    assert app.routes == {"GET /status": nothing}
+
+
+def test_a_service_has_one_http_endpoint(app: Daebus) -> None:
+    app.attach(DaebusHttp())
+    with pytest.raises(ConfigurationError, match="a service has one HTTP endpoint"):
+        app.attach(DaebusHttp())
+
+
+def test_what_cannot_be_served_is_refused_at_the_start(app: Daebus, caplog: pytest.LogCaptureFixture) -> None:
+    blueprint = Blueprint("pages")
+    blueprint.route("/page")(nothing)
+    app.register_blueprint(blueprint)
+    with pytest.raises(SystemExit):
+        app.run("svc")
+    assert "route 'GET /page'" in caplog.text
+    assert "app.attach(DaebusHttp())" in caplog.text
 
 
 def test_what_cannot_be_attached_is_refused(app: Daebus) -> None:

@@ -24,6 +24,8 @@ from daebus.context import (
     set_daemon,
 )
 from daebus.errors import ConfigurationError, Unserialisable
+from daebus.exchange import HttpRequest, HttpResponse
+from daebus.http1 import read_head
 from daebus.log import Seldom
 from daebus.message import PubSubRequest
 from daebus.pubsub import PubSubResponse
@@ -172,6 +174,28 @@ def test_a_thread_that_is_given_the_context_sees_it(asked: Asked) -> None:
 @pytest.mark.usefixtures("asked")
 def test_the_kind_of_context_is_known() -> None:
     assert get_context_type() == "pubsub"
+
+
+class Visited:
+    """A request for a route that is being handled."""
+
+    context_type = "http"
+
+    def __init__(self) -> None:
+        self.request = HttpRequest(read_head(b"GET /a?b=c HTTP/1.1\r\nHost: x\r\n\r\n"))
+        self.response = HttpResponse(self.request)
+
+
+def test_in_a_route_request_and_response_are_those_of_http() -> None:
+    call = Visited()
+    token = current.set(call)
+    try:
+        assert get_context_type() == "http"
+        assert (request.path, request.query, request.method) == ("/a", {"b": "c"}, "GET")
+        assert response.header("X", "y") is call.response
+        assert repr(request) == "<request: HttpRequest(GET '/a')>"
+    finally:
+        current.reset(token)
 
 
 def test_outside_there_is_no_kind_of_context() -> None:

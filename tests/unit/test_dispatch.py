@@ -17,13 +17,19 @@ from daebus.errors import (
     BadMessage,
     Busy,
     DaebusError,
+    HttpError,
     InternalError,
     NameTaken,
+    RedisUnavailable,
     RemoteError,
+    RequestTimeout,
+    ServiceUnavailable,
     Stopping,
     Unserialisable,
     error_from_wire,
 )
+from daebus.exchange import HttpRequest, HttpResponse
+from daebus.http1 import read_head
 from daebus.log import Seldom
 from daebus.message import MAX_MESSAGE, PubSubRequest
 from daebus.registry import Record
@@ -984,3 +990,199 @@ def test_a_dropped_message_is_counted_each_time_and_logged_once(bench: Bench, ca
         call.refuse(Busy("full"))
     assert bench.dispatcher.counts.dropped == 5
     assert caplog.messages == ["Messages on channel 'news' are being dropped: full"]
+
+
+# --- calls of another door: routes ---
+
+
+class RouteCall:
+    """A request for a route, whose answers are kept."""
+
+    context_type = "http"
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any, size: int = 0) -> None:
+        self.sent: list[HttpResponse] = []
+        self.work = Work(Record("route", "GET /", function))
+        self.arguments = arguments
+        self.size = size
+        self.request = HttpRequest(read_head(b"GET /?q=1 HTTP/1.1\r\nHost: x\r\n\r\n"))
+        self.response = HttpResponse(self.request)
+        self.response.finish = self.sent.append
+
+    def refuse(self, error: DaebusError) -> None:
+        self.response.fail(error)
+
+    def __str__(self) -> str:
+        return "Route GET '/'"
+
+    @property
+    def answer(self) -> HttpResponse:
+        (answer,) = self.sent
+        return answer
+
+    @property
+    def json(self) -> Any:
+        assert isinstance(self.answer.body, bytes)
+        return json.loads(self.answer.body)
+
+
+def test_a_route_is_called_with_its_arguments_and_answered(bench: Bench) -> None:
+    call = RouteCall(lambda one, two: {"sum": one + two, "q": request.query}, 1, 2)
+    assert bench.dispatcher.handle(call) is True
+    assert (call.answer.status, call.json) == (200, {"sum": 3, "q": {"q": "1"}})
+
+
+def test_a_route_of_a_coroutine_is_answered_when_that_is_done(bench: Bench) -> None:
+    async def handler() -> object:
+        await asyncio.sleep(0)
+        return {"q": request.query}, 201
+
+    call = RouteCall(handler)
+    assert bench.dispatcher.handle(call) is False
+    assert call.sent == []
+    asyncio.run(bench.started.pop())
+    assert (call.answer.status, call.json) == (201, {"q": {"q": "1"}})
+    assert bench.resumed == [call.work]
+
+
+def parts_of_a_stream() -> Iterator[str]:
+    yield "x"
+
+
+async def async_parts_of_a_stream() -> AsyncIterator[str]:
+    yield "x"
+
+
+async def coroutine_of_a_stream() -> Iterator[str]:
+    return parts_of_a_stream()
+
+
+@pytest.mark.parametrize("handler", [parts_of_a_stream, async_parts_of_a_stream, coroutine_of_a_stream])
+def test_the_generator_of_a_route_is_its_answer(bench: Bench, handler: Callable[[], Any]) -> None:
+    """The door streams it; in an action, what it yields is progress."""
+    call = RouteCall(handler)
+    bench.dispatcher.handle(call)
+    for coroutine in bench.started:
+        asyncio.run(coroutine)
+    body = call.answer.body
+    assert type(body).__name__ in ("generator", "async_generator")
+    assert bench.dispatcher.awaiting == set()
+
+
+class TimeoutOfRedisPy(Exception):
+    """As redis-py has it: known by its module and name."""
+
+
+TimeoutOfRedisPy.__module__, TimeoutOfRedisPy.__name__ = "redis.exceptions", "TimeoutError"
+
+
+class OfAnother(Exception):
+    """The same name in another module."""
+
+
+OfAnother.__name__ = "ConnectionError"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError("hunter2"), 500),
+        (SystemExit("hunter2"), 500),
+        (RedisUnavailable("hunter2"), 503),
+        (ServiceUnavailable("hunter2"), 503),
+        (RequestTimeout("hunter2"), 504),
+        (TimeoutOfRedisPy("hunter2"), 503),
+        (type("Sub", (TimeoutOfRedisPy,), {})("hunter2"), 503),
+        (OfAnother("hunter2"), 500),
+        (ConnectionError("hunter2"), 500),
+        (InternalError("hunter2"), 500),
+    ],
+)
+def test_the_status_of_a_failure_says_whether_it_is_ours(
+    bench: Bench, error: BaseException, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def handler() -> None:
+        raise error
+
+    call = RouteCall(handler)
+    bench.dispatcher.handle(call)
+    assert call.answer.status == status
+    assert "hunter2" not in json.dumps(call.json)
+    assert f"error id {call.json['error_id']}" in caplog.text
+    assert bench.dispatcher.counts.failed == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(HttpError(409, "taken"), 409), (BadMessage("bad"), 400), (Busy("full"), 503), (NotFound("none"), 500)],
+)
+def test_an_error_for_the_client_of_a_route_is_the_answer(
+    bench: Bench, error: DaebusError, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def handler() -> None:
+        raise error
+
+    call = RouteCall(handler)
+    bench.dispatcher.handle(call)
+    assert (call.answer.status, call.json) == (status, {"error": str(error)})
+    assert caplog.messages == []
+
+
+def test_an_http_error_of_an_action_is_an_ordinary_one(bench: Bench) -> None:
+    def handler() -> None:
+        raise HttpError(404, "no such device")
+
+    error = error_of(bench.ask(handler))
+    assert (error.code, str(error)) == ("http", "no such device")
+
+
+@pytest.mark.parametrize("value", [object(), float("nan"), {"a": HttpResponse()}, (1, True), ("x", 99)])
+def test_an_answer_that_cannot_be_given_over_http_is_a_failure(bench: Bench, value: object) -> None:
+    call = RouteCall(lambda: value)
+    bench.dispatcher.handle(call)
+    assert call.answer.status == 500
+    assert bench.dispatcher.counts.failed == 1
+
+
+class Named(DaebusError):
+    """An error of a user's own whose status makes no sense."""
+
+    http_status = "404"  # type: ignore[assignment]
+
+
+def test_an_error_of_the_users_own_with_an_odd_status_is_a_failure(bench: Bench) -> None:
+    def handler() -> None:
+        raise Named("x")
+
+    call = RouteCall(handler)
+    bench.dispatcher.handle(call)
+    assert call.answer.status == 500
+    assert bench.dispatcher.counts.failed == 1
+
+
+def test_a_refused_route_is_answered_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    call = RouteCall(lambda: "x")
+    bench.dispatcher.refuse(call, Stopping("it stops"))  # type: ignore[arg-type]
+    bench.dispatcher.refuse(call, Stopping("it stops"))  # type: ignore[arg-type]
+    assert call.answer.status == 503
+    assert bench.dispatcher.counts.refused == 1
+    assert caplog.messages == ["Route GET '/' was refused: it stops"]
+
+
+def test_a_route_that_was_refused_meanwhile_says_nothing_more(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    def handler() -> str:
+        calls[0].refuse(Stopping("it stops"))
+        return "too late"
+
+    calls = [RouteCall(handler)]
+    bench.dispatcher.handle(calls[0])
+    assert calls[0].answer.status == 503
+    assert caplog.messages == ["Route GET '/' returned a value after its answer"]
+
+
+def test_too_many_coroutines_of_routes_are_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "COROUTINE_LIMIT", 1)
+    calls = [RouteCall(wait_once) for _ in range(2)]
+    assert [bench.dispatcher.handle(call) for call in calls] == [False, True]
+    assert calls[1].answer.status == 503
+    asyncio.run(bench.started.pop())

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daebus.errors import BadMessage, Unserialisable
-from daebus.jsontext import DaebusJSONEncoder, dumps, loads, make_json_serializable, quote
+from daebus.jsontext import DaebusJSONEncoder, dumps, dumps_pretty, loads, make_json_serializable, quote
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 json_values = st.recursive(
@@ -200,3 +200,34 @@ def test_threads_may_write_at_once() -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+# --- for people to read ---
+
+
+@given(json_values)
+def test_a_value_for_people_is_the_same_value(value: Any) -> None:
+    text = dumps_pretty(value)
+    assert text.isascii()
+    assert loads(text) == value
+
+
+def test_a_value_for_people_is_indented() -> None:
+    assert dumps_pretty({"a": [1, Plain()]}) == '{\n  "a": [\n    1,\n    {\n      "name": "n"\n    }\n  ]\n}'
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (float("nan"), "NaN and Infinity are not JSON"),
+        (Decimal("Infinity"), "NaN and Infinity are not JSON"),
+        (object(), "a value of type 'object' cannot be written"),
+        ({(1, 2): 3}, "keys must be str"),
+        (endless(), "Circular reference"),
+    ],
+)
+def test_what_cannot_be_written_cannot_be_written_for_people(value: Any, said: str) -> None:
+    with pytest.raises(Unserialisable) as caught:
+        dumps_pretty(value)
+    assert said in str(caught.value)
+    assert "0x" not in str(caught.value)

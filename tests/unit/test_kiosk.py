@@ -124,6 +124,15 @@ def test_on_a_terminal_the_next_picture_covers_the_last() -> None:
     assert f"\x1b[{height}A\r\x1b[J" in out.getvalue()
 
 
+def test_on_a_terminal_the_address_of_the_page_is_in_every_picture() -> None:
+    out = Terminal()
+    console = Console(out, page="http://127.0.0.1:8080/")
+    console.show(NOTHING)
+    console.show_problem("device: no answer")
+    pictures = out.getvalue().split("\x1b[J")
+    assert [picture.count("http://127.0.0.1:8080/") for picture in pictures] == [1, 1]
+
+
 def test_a_password_is_not_shown() -> None:
     assert without_password("redis://me:secret@host:1/2") == "redis://host:1/2"
     assert without_password("unix:///run/x.sock") == "unix:///run/x.sock"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +12,7 @@ import pytest
 
 from daebus import Blueprint, Daebus
 from daebus.errors import DeclarationError
-from daebus.registry import Record, Registry
+from daebus.registry import Record, Registry, route_arguments
 
 
 @pytest.fixture
@@ -255,3 +256,195 @@ def test_a_function_that_cannot_be_called_so_is_refused(
     declare = getattr(registry, kind)
     with pytest.raises(DeclarationError, match=re.escape(said)):
         declare(function) if kind == "on_start" else declare("name")(function)
+
+
+# --- routes ---
+
+
+def test_a_route_is_declared_for_each_of_its_methods(registry: Registry) -> None:
+    assert registry.route("/a")(nothing) is nothing
+    registry.route("/b", methods=["get", "POST"])(nothing)
+    registry.route("/c", ("PUT",), inline=True)(nothing)
+    assert registry.routes == dict.fromkeys(("GET /a", "GET /b", "POST /b", "PUT /c"), nothing)
+    assert [record.inline for record in registry.records("route")] == [None, None, None, True]
+
+
+def test_a_method_that_is_named_twice_is_one(registry: Registry) -> None:
+    registry.route("/a", methods=["get", "GET", "Get"])(nothing)
+    assert list(registry.routes) == ["GET /a"]
+
+
+def test_a_path_may_be_declared_again_with_another_method(registry: Registry) -> None:
+    registry.route("/a")(nothing)
+    registry.route("/a", methods=["POST"])(nothing)
+    with pytest.raises(DeclarationError, match=r"route 'POST /a' is declared twice"):
+        registry.route("/a", methods=["PUT", "POST"])(nothing)
+
+
+@pytest.mark.parametrize("methods", ["GET", [5], [None], [b"GET"], []])
+def test_methods_are_a_list_of_names(registry: Registry, methods: Any) -> None:
+    with pytest.raises(DeclarationError, match="methods"):
+        registry.route("/a", methods=methods)
+
+
+@pytest.mark.parametrize("path", ["a", "", None, 5, "/<", "/<a>/<a>", "/<what:a>", "/<int:>"])
+def test_a_path_that_is_none_is_refused_where_it_is_declared(registry: Registry, path: Any) -> None:
+    with pytest.raises(DeclarationError):
+        registry.route(path)
+
+
+def test_a_route_without_a_path_is_told_how_to_write_it(registry: Registry) -> None:
+    with pytest.raises(DeclarationError, match=r'the decorator needs a path: write @app\.route\("/path"\)'):
+        registry.route(nothing)  # type: ignore[arg-type]
+
+
+class Handlers:
+    def nothing(self) -> None:
+        """A bound one has one argument fewer."""
+
+    def request_and_value(self, _req: object, _number: int) -> None:
+        """A bound one has one argument fewer."""
+
+    def __call__(self, *_arguments: object) -> None:
+        """Objects may be handlers, too."""
+
+
+def passing_on(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*arguments: Any, **named: Any) -> Any:
+        return function(*arguments, **named)
+
+    return wrapper
+
+
+def with_a_request_of_its_own(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(req: object, *arguments: Any) -> Any:
+        return function(req, *arguments)
+
+    return wrapper
+
+
+@pytest.mark.parametrize(
+    ("function", "names", "expected"),
+    [
+        (lambda: None, (), ()),
+        (lambda req: req, (), (None,)),
+        (lambda anything: anything, (), (None,)),
+        (lambda number: number, ("number",), ("number",)),
+        (lambda req, number: (req, number), ("number",), (None, "number")),
+        (lambda req, b, a: (req, a, b), ("a", "b"), (None, "b", "a")),
+        (lambda b, a: (a, b), ("a", "b"), ("b", "a")),
+        (lambda req, a, /, b: (req, a, b), ("a", "b"), (None, "a", "b")),
+        (lambda *given: given, ("a",), (None, "a")),
+        (lambda req, *given: (req, given), ("a", "b"), (None, "a", "b")),
+        (lambda req, number, more=5: (req, number, more), ("number",), (None, "number")),
+        (lambda req, number=5: (req, number), ("number",), (None, "number")),
+        (lambda req=None: req, (), (None,)),
+        (lambda req, *, more=5: (req, more), (), (None,)),
+        (Handlers().nothing, (), ()),
+        (Handlers().request_and_value, ("_number",), (None, "_number")),
+        (Handlers(), ("a",), (None, "a")),
+        (partial(nothing, 1), ("a",), (None, "a")),
+        (passing_on(lambda: None), (), ()),
+        (passing_on(lambda number: number), ("number",), ("number",)),
+        (passing_on(passing_on(lambda req, number: (req, number))), ("number",), (None, "number")),
+        (with_a_request_of_its_own(lambda req, number: (req, number)), ("number",), (None, "number")),
+    ],
+)
+def test_a_route_is_called_with_what_its_function_asks_for(
+    registry: Registry, function: Callable[..., Any], names: tuple[str, ...], expected: tuple[str | None, ...]
+) -> None:
+    assert route_arguments("GET /x", function, names) == expected
+    path = "".join(f"/<{name}>" for name in names) or "/"
+    assert registry.route(path)(function) is function
+    values = {"number": 1, "_number": 1, "a": 2, "b": 3}
+    function(*["request" if name is None else values[name] for name in expected])
+
+
+@pytest.mark.parametrize(
+    ("function", "names", "said"),
+    [
+        (lambda: None, ("number",), "(req, number)"),
+        (lambda req: req, ("number",), "(req, number)"),
+        (lambda req, other: (req, other), ("number",), "(req, number)"),
+        (lambda number, req: (number, req), ("number",), "(req, number)"),
+        (lambda req, number, more: (req, number, more), ("number",), "(req, number)"),
+        (lambda req, more=5, number=0: (req, more, number), ("number",), "(req, number)"),
+        (lambda req, other: (req, other), (), "(req)"),
+        (lambda req, *, more: (req, more), (), "(req)"),
+        (lambda *, number: number, ("number",), "(req, number)"),
+        (Handlers().request_and_value, (), "(req)"),
+        (passing_on(lambda other: other), ("number",), "(req, number)"),
+    ],
+)
+def test_a_function_that_does_not_fit_its_path_is_refused(
+    registry: Registry, function: Callable[..., Any], names: tuple[str, ...], said: str
+) -> None:
+    """When it is declared, not at each request."""
+    path = "/" + "/".join(f"<{name}>" for name in names)
+    with pytest.raises(DeclarationError, match=re.escape(f"must be a function of the arguments {said}")):
+        registry.route(path)(function)
+    assert registry.routes == {}
+
+
+def test_a_cached_function_may_be_a_route(registry: Registry) -> None:
+    registry.route("/")(functools.cache(lambda: "x"))
+    assert list(registry.routes) == ["GET /"]
+
+
+def test_routes_of_a_blueprint_are_taken_over() -> None:
+    app, blueprint = Daebus("app"), Blueprint("b")
+    blueprint.route("/a", ["GET", "POST"])(nothing)
+    blueprint.static("/files", "folder")
+    blueprint.socket("hello")(nothing)
+    blueprint.before(lambda: None)
+    app.register_blueprint(blueprint)
+    app._close_book()
+    for kind in ("route", "static", "socket", "before"):
+        assert list(app.records(kind)) == list(blueprint.records(kind)) != []
+
+
+# --- folders and sockets ---
+
+
+def test_a_folder_is_kept_with_what_was_said_of_it() -> None:
+    registry = Registry("some.module")
+    registry.static("/files", "folder", index="home.html", max_age=60)
+    (record,) = registry.records("static")
+    assert record.name == "/files"
+    assert record.subject == {"root": "folder", "index": "home.html", "max_age": 60, "module": "some.module"}
+
+
+@pytest.mark.parametrize("prefix", ["files", "", None, 5])
+def test_the_path_of_a_folder_begins_with_a_slash(registry: Registry, prefix: Any) -> None:
+    with pytest.raises(DeclarationError, match="the path of a folder begins with '/'"):
+        registry.static(prefix, "folder")
+
+
+def test_two_folders_for_one_path_are_one_too_many(registry: Registry) -> None:
+    registry.static("/files", "one")
+    with pytest.raises(DeclarationError, match="static '/files' is declared twice"):
+        registry.static("/files", "two")
+
+
+def test_sockets_and_their_hooks(registry: Registry) -> None:
+    assert registry.socket("hello", inline=True)(nothing) is nothing
+    for hook in (registry.socket_connect, registry.socket_disconnect, registry.socket_register):
+        bare: object = hook(nothing)
+        assert bare is nothing
+        assert hook()(nothing) is nothing
+    assert registry.socket_handlers == {"hello": nothing}
+    for kind in ("socket_connect", "socket_disconnect", "socket_register"):
+        assert len(list(registry.records(kind))) == 2
+
+
+@pytest.mark.parametrize("message_type", ["", None, 5, "a\nb", "x" * 201])
+def test_a_message_type_is_printable(registry: Registry, message_type: Any) -> None:
+    with pytest.raises(DeclarationError, match="cannot be the name of a message type"):
+        registry.socket(message_type)
+
+
+def test_a_socket_without_a_type_is_told_how_to_write_it(registry: Registry) -> None:
+    with pytest.raises(DeclarationError, match=r'write @app\.socket\("type"\)'):
+        registry.socket(nothing)  # type: ignore[arg-type]

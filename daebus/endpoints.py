@@ -1,0 +1,210 @@
+"""What serves HTTP and WebSockets in a service: made of what the user attached and declared; started and stopped.
+
+Imported only by services that have an endpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+from .errors import ConfigurationError, HttpError
+from .exchange import HttpResponse, OpenFile
+from .httpdoor import READING, HttpDoor, Limits, Policy, Site, unserved
+from .log import logger
+from .net import Network
+from .policy import Hosts
+from .registry import Record, route_arguments
+from .routes import RouteTable
+from .work import Work
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .bus import Bus
+    from .dispatch import Dispatcher
+    from .engine import Engine
+    from .exchange import HttpRequest
+    from .http import DaebusHttp
+    from .registry import Registry
+
+CLOSE_LIMIT = 1.0
+"""Seconds that the reader has to close the connections; if it hangs, the end of the process does."""
+
+_FULL = b'{"error":"Too many connections"}'
+
+
+class Endpoints:
+    """The listening sockets of a service and what is behind them."""
+
+    def __init__(self, registry: Registry, http: DaebusHttp | None, websocket: Any, *, debug: bool) -> None:
+        self._registry = registry
+        self._http = http
+        self._websocket = websocket
+        self._debug = debug
+        self._doors: list[HttpDoor] = []
+        self.sockets: Any = None
+        self.network: Network
+
+    def open(self, engine: Engine, dispatcher: Dispatcher, bus: Bus) -> None:
+        """Bind the ports. Raises `ConfigurationError` if one cannot be had, `DeclarationError` for a bad route."""
+        limits = self._http.limits if self._http is not None else Limits()
+        self.network = Network(engine, limits.max_connections, limits.write_timeout, _refusal())
+        try:
+            self._open(engine, dispatcher, bus, limits)
+        except BaseException:
+            self.network.close(0.0)
+            raise
+
+    def _open(self, engine: Engine, dispatcher: Dispatcher, bus: Bus, limits: Limits) -> None:
+        policy = self._policy()
+        if self._websocket is not None:
+            self.sockets = self._websocket.open(self._registry, dispatcher, engine, bus, policy)
+        ports = set()
+        if self._http is not None:
+            door = HttpDoor(self.network, dispatcher, engine, limits, policy, self._site(), self.sockets)
+            self._http.port = self._listen(door, self._http.host, self._http.port)
+            ports.add(self._http.port)
+        if self._websocket is not None:
+            port = self._websocket.extra_port(self._http)
+            if port is not None:
+                door = HttpDoor(self.network, dispatcher, engine, limits, policy, None, self.sockets)
+                ports.add(self._listen(door, self._websocket.listening_host(self._http), port))
+        policy.ports = frozenset(ports)
+        for warning in policy.cors.warnings if policy.cors is not None else ():
+            logger.warning("%s", warning)
+
+    def _listen(self, door: HttpDoor, host: str, port: int) -> int:
+        door.debug = self._debug
+        listener = self.network.listen(host, port, door.accept)
+        self._doors.append(door)
+        return listener.port
+
+    def _policy(self) -> Policy:
+        http = self._http
+        name = socket.gethostname()
+        own = {name, f"{name}.local", name.partition(".")[0], f"{name.partition('.')[0]}.local"}
+        allowed: tuple[str, ...] = http.allowed_hosts if http is not None else ()
+        return Policy(http.cors if http is not None else None, Hosts(allowed, sorted(own)))
+
+    def _site(self) -> Site:
+        table = RouteTable()
+        for record in self._registry.records("route"):
+            method, _, path = record.name.partition(" ")
+            table.add(method, path, (Work(record), route_arguments(record.name, record.function, record.subject)))
+        if self.sockets is not None:
+            client = Work(Record("route", "GET /daebus.js", _browser_client))
+            table.add("GET", "/daebus.js", (client, (None,)))
+        folders = [_folder(record) for record in self._registry.records("static")]
+        return Site(table, sorted(folders, key=lambda one: len(one.prefix), reverse=True))
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where the service listens."""
+        return [str(listener) for listener in self.network._listeners]
+
+    def serve(self) -> None:
+        """Begin to accept. On the reader."""
+        self.network.serve()
+
+    def admit(self) -> None:
+        """Let handlers run from now on."""
+        for door in self._doors:
+            door.admitted = True
+        if self.sockets is not None:
+            self.sockets.admit()
+
+    def stop(self) -> None:
+        """Take nothing more. On the reader."""
+        for door in self._doors:
+            door.stopping = True
+        if self.sockets is not None:
+            self.sockets.stop()
+        self.network.stop_listening()
+
+    @property
+    def unfinished(self) -> int:
+        """Streams that run, and connections that have not taken their answer."""
+        streams = sum(len(door.streams) for door in self._doors)
+        clients: int = self.sockets.unfinished if self.sockets is not None else 0
+        return streams + clients + sum(connection.sending for connection in self.network.connections)
+
+    def give_up(self) -> None:
+        """Cut streams that do not end. On the reader."""
+        for door in self._doors:
+            for call in list(door.streams):
+                call.client_gone()
+
+    def close(self) -> None:
+        """Close all connections. Before the reader stops."""
+        self.network.close(CLOSE_LIMIT)
+
+
+def _refusal() -> bytes:
+    return (
+        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
+        b"X-Content-Type-Options: nosniff\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_FULL), _FULL)
+    )
+
+
+_browser_client_text: list[bytes] = []
+
+
+def _browser_client(_request: HttpRequest) -> HttpResponse:
+    """Serve /daebus.js, the client for browsers."""
+    if not _browser_client_text:
+        path = os.path.join(os.path.dirname(__file__), "browser", "daebus.js")
+        with open(path, "rb") as file:
+            _browser_client_text.append(file.read())
+    answer = HttpResponse().send(_browser_client_text[0], content_type="text/javascript; charset=utf-8")
+    return answer.header("Cache-Control", "no-cache")
+
+
+class _Mounted:
+    """A folder whose files are served below a path."""
+
+    def __init__(self, record: Record, root: str) -> None:
+        from .staticfiles import Folder
+
+        options = record.subject
+        self.prefix = record.name if record.name.endswith("/") else f"{record.name}/"
+        self._folder = Folder(self.prefix, root, index=options["index"], max_age=options["max_age"])
+        self.work = Work(Record("route", f"GET {self.prefix}", self._answer))
+
+    def holds(self, path: str) -> bool:
+        """Whether a path is below this folder."""
+        return path.startswith(self.prefix) or path == self.prefix[:-1]
+
+    def _answer(self, request: HttpRequest, found: Any) -> HttpResponse:
+        query = f"?{request._head.query}" if request._head.query else ""
+        if request.path == self.prefix[:-1]:
+            return HttpResponse().redirect(f"{self.prefix}{query}", 308)
+        reads = request.method in ("GET", "HEAD")
+        rest = request.path[len(self.prefix) :]
+        answer = self._folder.answer(rest, request.headers, request.method if reads else "HEAD")  # type: ignore[arg-type]
+        if answer is None:
+            raise unserved(request._head, found)
+        if not reads:
+            raise HttpError(405, headers=(("Allow", ", ".join(found.allow or READING)),))
+        response = HttpResponse(request)
+        response.status = answer.status
+        response.headers = [(name, value + query if name == "Location" else value) for name, value in answer.headers]
+        response.body = answer.body
+        response.length = answer.length
+        if answer.file is not None:
+            response.file_part = (OpenFile(answer.file), answer.offset, answer.length)
+        return response
+
+
+def _folder(record: Record) -> _Mounted:
+    root = os.fspath(record.subject["root"])
+    if not os.path.isabs(root):
+        module = sys.modules.get(record.subject["module"])
+        beside = getattr(module, "__file__", None)
+        root = os.path.join(os.path.dirname(os.path.abspath(beside)) if beside else os.getcwd(), root)
+    try:
+        return _Mounted(record, root)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"app.static({record.name!r}, ...): {error}") from None
