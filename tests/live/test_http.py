@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 from daebus.redisserver import PrivateServer
 from tests.outside import (
     ANSWER_SECONDS,
+    HTTP_PROLOGUE,
     BrokenAnswer,
     HttpAnswer,
     HttpLink,
@@ -1271,3 +1273,404 @@ def test_s23_s61_one_function_serves_both_doors(site: Script, peer: Peer) -> Non
     over_redis = peer.ask(site.service, "level", {"level": 3})
     assert over_redis["payload"] == {"level": 3, "context": "pubsub"}
     wait_for(lambda: "level asked by 127.0.0.1" in site.log, ANSWER_SECONDS)
+
+
+# --- functions around handlers ---
+
+HOOKED = """
+from daebus import HttpError
+
+@app.before
+def look():
+    note(f"before {request.payload}")
+    if request.payload.get("stop"):
+        return {"stopped": True}
+    if request.payload.get("deny"):
+        raise HttpError(401, "who are you?", (("WWW-Authenticate", "Bearer"),))
+    if request.payload.get("crash"):
+        raise RuntimeError("secret-before")
+
+@app.after
+def mark(answer):
+    if isinstance(answer, HttpResponse):
+        if request.payload.get("crash_after"):
+            raise RuntimeError("secret-after")
+        answer.header("X-After", "yes")
+        return None
+    return {**answer, "after": True}
+
+@app.error(404)
+def lost(error):
+    return {"lost": request.path}
+
+@app.error(405)
+def not_so():
+    return "<p>not so", 405
+
+@app.error(KeyError)
+def no_key(error):
+    return {"no": str(error)}, 404
+
+@app.error(LookupError)
+def wider(error):
+    return {"wider": True}
+
+@app.error(500)
+def sorry(error):
+    return response.send({"sorry": "secret" not in str(error)}, 500)
+
+@app.error(OSError)
+def fails_itself(error):
+    raise RuntimeError("secret-hook")
+
+@app.route("/work", methods=["GET", "POST"])
+def work(req):
+    note("worked")
+    return {"worked": True}
+
+@app.route("/async-work")
+async def async_work(req):
+    return {"worked": True}
+
+@app.route("/fail/<how>")
+def fail(req, how):
+    raise {"key": KeyError, "index": IndexError, "value": ValueError, "os": OSError}[how]("secret")
+
+@app.route("/stream")
+def stream(req):
+    yield "a"
+
+@app.action("work")
+def work_action():
+    return {"worked": True}
+
+@app.action("fail")
+def fail_action():
+    raise KeyError("k")
+"""
+
+
+@pytest.fixture(scope="module")
+def hooked(tmp_path_factory: pytest.TempPathFactory, own_side: Side, bus: PrivateServer) -> Iterator[Script]:
+    launcher = Launcher(tmp_path_factory.mktemp("hooked"), own_side)
+    yield launcher.site(HOOKED, server=bus)
+    launcher.end_all()
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "body"),
+    [
+        ("/work", 200, {"worked": True}),
+        ("/async-work", 200, {"worked": True}),
+        ("/work?stop=1", 200, {"stopped": True}),
+        ("/work?deny=1", 401, {"error": "who are you?"}),
+        ("/fail/key", 404, {"no": "'secret'"}),
+        ("/fail/index", 500, {"wider": True}),
+        ("/fail/value", 500, {"sorry": True}),
+        ("/work?crash=1", 500, {"sorry": True}),
+    ],
+)
+def test_functions_around_routes(hooked: Script, target: str, status: int, body: object) -> None:
+    worked = hooked.notes.count("worked")
+    answer = get(hooked, target)
+    assert (answer.status, answer.json()) == (status, body)
+    assert hooked.notes.count("worked") == worked + (target == "/work")
+    if status == 200:
+        assert answer.header("x-after") == "yes"
+    if status == 401:
+        assert answer.header("www-authenticate") == "Bearer"
+
+
+def test_functions_for_what_no_route_serves(hooked: Script) -> None:
+    lost = get(hooked, "/nowhere")
+    assert (lost.status, lost.json()) == (404, {"lost": "/nowhere"})
+    refused = proper(fetch(hooked.port, "DELETE", "/work"))
+    assert (refused.status, refused.text) == (405, "<p>not so")
+    assert "get" in refused.words("allow"), "an answer of one's own keeps what HTTP demands"
+
+
+def test_functions_that_fail_themselves(hooked: Script) -> None:
+    for target in ("/fail/os", "/work?crash_after=1"):
+        answer = get(hooked, target)
+        assert answer.status == 500
+        assert "secret" not in answer.text
+
+
+def test_functions_around_streams(hooked: Script) -> None:
+    answer = get(hooked, "/stream")
+    assert (answer.body, answer.header("x-after")) == (b"a", "yes")
+
+
+def test_functions_around_actions(hooked: Script, peer: Peer) -> None:
+    assert peer.ask(hooked.service, "work")["payload"] == {"worked": True, "after": True}
+    assert peer.ask(hooked.service, "work", {"stop": 1})["payload"]["stopped"] is True
+    denied = peer.ask(hooked.service, "work", {"deny": 1})
+    assert (denied["status"], denied["payload"]["error"]) == ("error", "who are you?")
+    assert "no" in str(peer.ask(hooked.service, "fail")["payload"])
+
+
+# --- folders ---
+
+FOLDERS = """
+import gzip
+from pathlib import Path
+
+def put(name, data):
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+put("secret.txt", b"secret")
+put("www-secret/secret.txt", b"secret")
+put("www/index.html", b"<h1>home</h1>")
+put("www/app.js", b"let a = 1;" * 500)
+put("www/sub/index.html", b"<h1>sub</h1>")
+put("www/empty/file.txt", b"")
+put("www/bare/inner/a.txt", b"a")
+put("www/.hidden", b"secret")
+put("www/.git/config", b"secret")
+put("www/gr\\u00fc\\u00df e.txt", b"named")
+put("www/large.bin", bytes(range(256)) * 40_000)
+put("www/made.css", b"a {}" * 500)
+put("www/made.css.gz", gzip.compress(b"ready made"))
+put("www/evil.example/index.html", b"e")
+os.symlink("../secret.txt", "www/link-out.txt")
+os.symlink("..", "www/link-up")
+os.symlink("/etc/passwd", "www/link-etc")
+os.symlink("app.js", "www/link-in.js")
+os.symlink("loop", "www/loop")
+os.mkfifo("www/fifo")
+app.static("/", "www")
+app.static("/other", "www/sub")
+
+@app.route("/api")
+def api(req):
+    return {"api": True}
+
+@app.route("/rewrite")
+def rewrite(req):
+    put("www/changing.txt", req.query["v"].encode())
+    return {}
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory, own_side: Side, bus: PrivateServer) -> Iterator[Script]:
+    launcher = Launcher(tmp_path_factory.mktemp("folders"), own_side)
+    yield launcher.site(FOLDERS, server=bus)
+    launcher.end_all()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/../secret.txt",
+        "/..//secret.txt",
+        "/%2e%2e/secret.txt",
+        "/.%2e/secret.txt",
+        "/..%2fsecret.txt",
+        "/..%5csecret.txt",
+        "/..\\secret.txt",
+        "/%252e%252e/secret.txt",
+        "/..%c0%afsecret.txt",
+        "/..;/secret.txt",
+        "/sub/../../secret.txt",
+        "/sub/..%2f..%2fsecret.txt",
+        "/sub%2f..%2f..%2fsecret.txt",
+        "/../www-secret/secret.txt",
+        "/-secret/secret.txt",
+        "/other/../../secret.txt",
+        "/other/../index.html",
+        "/other..%2findex.html",
+        "/link-out.txt",
+        "/link-up/secret.txt",
+        "/link-up/www/link-up/secret.txt",
+        "/link-etc",
+        "/loop",
+        "/.hidden",
+        "/%2ehidden",
+        "/.git/config",
+        "/sub/../.hidden",
+        "/fifo",
+        "//etc/passwd",
+        "/%2fetc/passwd",
+        "//etc%2fpasswd",
+        "/C:/secret.txt",
+        "/app.js%00",
+        "/app.js%00.html",
+        "/app.js/",
+        "/app.js/.",
+        "/app.js/x",
+        "/app.js%20",
+        "/APP.JS",
+        "/bare/",
+        "/bare/inner/",
+        "/nothing.txt",
+        "/" + "a" * 300,
+        "/" + "a/" * 2000,
+        "/~root/",
+        "/index.html~",
+        "/%",
+    ],
+)
+def test_nothing_but_the_folder_is_served(folders: Script, target: str) -> None:
+    answer = fetch(folders.port, "GET", target)
+    assert answer.status in (400, 404), answer
+    assert b"secret" not in answer.body
+    assert b"root:" not in answer.body
+    assert "inner" not in answer.text, "no list of what is there"
+
+
+@pytest.mark.parametrize(
+    ("target", "content_type", "body"),
+    [
+        ("/", "text/html; charset=utf-8", b"<h1>home</h1>"),
+        ("/index.html", "text/html; charset=utf-8", b"<h1>home</h1>"),
+        ("/?a=1", "text/html; charset=utf-8", b"<h1>home</h1>"),
+        ("/app.js", "text/javascript; charset=utf-8", b"let a = 1;" * 500),
+        ("/link-in.js", "text/javascript; charset=utf-8", b"let a = 1;" * 500),
+        ("/sub/", "text/html; charset=utf-8", b"<h1>sub</h1>"),
+        ("/other/", "text/html; charset=utf-8", b"<h1>sub</h1>"),
+        ("/empty/file.txt", "text/plain; charset=utf-8", b""),
+        ("/gr%C3%BC%C3%9F%20e.txt", "text/plain; charset=utf-8", b"named"),
+        ("/large.bin", "application/octet-stream", bytes(range(256)) * 40_000),
+        ("/api", "application/json", b'{"api":true}'),
+    ],
+)
+def test_files(folders: Script, target: str, content_type: str, body: bytes) -> None:
+    with HttpLink(folders.port) as link:
+        answer = proper(link.get(target))
+        assert (answer.status, answer.body, answer.header("content-type")) == (200, body, content_type)
+        head = link.ask("HEAD", target)
+        assert head.header("content-length") == str(len(body))
+        assert link.get("/api").json() == {"api": True}
+
+
+def test_a_folder_is_read_only(folders: Script) -> None:
+    for method in ("POST", "PUT", "DELETE", "PATCH"):
+        answer = proper(fetch(folders.port, method, "/app.js", {}, b""))
+        assert (answer.status, answer.words("allow")) == (405, {"get", "head", "options"})
+
+
+@pytest.mark.parametrize("target", ["/sub", "//sub", "/evil.example", "//evil.example", "/sub?a=//evil.example"])
+def test_a_redirection_stays_here(folders: Script, target: str) -> None:
+    answer = fetch(folders.port, "GET", target)
+    if answer.status not in (400, 404):
+        assert answer.status in (301, 302, 307, 308)
+        location = answer.header("location")
+        assert location.startswith("/")
+        assert location[1:2] not in ("/", "\\")
+        assert location.partition("?")[0].endswith("/")
+    assert (answer.status in (400, 404)) == target.startswith("//"), answer
+
+
+def test_a_file_that_has_not_changed_is_not_sent_again(folders: Script) -> None:
+    fetch(folders.port, "GET", "/rewrite?v=first")
+    first = get(folders, "/changing.txt")
+    tag, modified = first.header("etag"), first.header("last-modified")
+    assert get(folders, "/changing.txt", If_None_Match=tag).status == 304
+    assert get(folders, "/changing.txt", If_None_Match=f'"x", W/{tag.removeprefix("W/")}').status == 304
+    assert get(folders, "/changing.txt", If_None_Match="*").status == 304
+    assert get(folders, "/changing.txt", If_Modified_Since=modified).status == 304
+    assert get(folders, "/changing.txt", If_None_Match='"other"', If_Modified_Since=modified).status == 200
+    fetch(folders.port, "GET", "/rewrite?v=second%20one")
+    second = get(folders, "/changing.txt", If_None_Match=tag)
+    assert (second.status, second.text) == (200, "second one")
+    assert "no-cache" in second.words("cache-control")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status", "start", "end"),
+    [
+        ("bytes=0-9", 206, 0, 10),
+        ("bytes=10239990-", 206, 10_239_990, 10_240_000),
+        ("bytes=-10", 206, 10_239_990, 10_240_000),
+        ("bytes=5-99999999999", 206, 5, 10_240_000),
+        ("bytes=-99999999999", 206, 0, 10_240_000),
+        ("bytes=10240000-", 416, 0, 0),
+        ("bytes=-0", 416, 0, 0),
+        ("bytes=9-5", 200, 0, 0),
+        ("bytes=a-b", 200, 0, 0),
+        ("bytes=0-1,3-4", 200, 0, 0),
+        ("lines=0-1", 200, 0, 0),
+        ("bytes=", 200, 0, 0),
+        ("bytes=" + "9" * 5000 + "-", 416, 0, 0),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_parts_of_files(folders: Script, wanted: str, status: int, start: int, end: int) -> None:
+    with HttpLink(folders.port) as link:
+        answer = proper(link.get("/large.bin", Range=wanted))
+        assert answer.status == status or (status, answer.status) == (416, 200)
+        whole = bytes(range(256)) * 40_000
+        if answer.status == 206:
+            assert answer.body == whole[start:end]
+            assert answer.header("content-range") == f"bytes {start}-{end - 1}/{len(whole)}"
+        elif answer.status == 416:
+            assert answer.header("content-range") == f"bytes */{len(whole)}"
+        else:
+            assert answer.body == whole
+        assert link.get("/api").json() == {"api": True}
+
+
+def test_text_is_compressed_for_those_who_take_it(folders: Script) -> None:
+    plain = get(folders, "/app.js")
+    packed = get(folders, "/app.js", Accept_Encoding="br, gzip")
+    assert (packed.header("content-encoding"), plain.header("content-encoding")) == ("gzip", "")
+    assert gzip.decompress(packed.body) == plain.body
+    assert packed.header("etag") != plain.header("etag")
+    assert "accept-encoding" in packed.words("vary") & plain.words("vary")
+    assert get(folders, "/app.js", Accept_Encoding="gzip;q=0").header("content-encoding") == ""
+    assert get(folders, "/app.js", Accept_Encoding="gzip", If_None_Match=packed.header("etag")).status == 304
+    assert gzip.decompress(get(folders, "/made.css", Accept_Encoding="gzip").body) == b"ready made"
+
+
+# --- declarations ---
+
+
+@pytest.mark.parametrize(
+    ("code", "word"),
+    [
+        ('@app.route("no-slash")\ndef f(req): pass', "no-slash"),
+        ('@app.route("/a/<b")\ndef f(req, b): pass', "/a/<b"),
+        ('@app.route("/a/<bool:b>")\ndef f(req, b): pass', "bool"),
+        ('@app.route("/a/<b>/<b>")\ndef f(req, b): pass', "b"),
+        ('@app.route("/a/<1b>")\ndef f(req, b): pass', "1b"),
+        ('@app.route("/a", methods=["G T"])\ndef f(req): pass', "G T"),
+        ('@app.route("/a", methods="GET")\ndef f(req): pass', "methods"),
+        ('@app.route("/a", methods=[])\ndef f(req): pass', "methods"),
+        ('@app.route\ndef f(req): pass', "path"),
+        ('@app.route("/a/<b>")\ndef f(req): pass', "/a/<b>"),
+        ('@app.route("/a")\ndef f(req, b): pass', "/a"),
+        ('@app.route("/a")\ndef f(req): pass\n@app.route("/a")\ndef g(req): pass', "twice"),
+        ('@app.error(200)\ndef f(error): pass', "200"),
+        ('@app.before\nasync def f(): pass', "plain function"),
+        ('app.static("/x", "no-such-folder")', "no-such-folder"),
+        ('app.static("x", ".")', "x"),
+        ('app.attach(DaebusHttp(port=PORT + 1))', "one HTTP endpoint"),
+    ],
+)  # fmt: skip
+def test_a_senseless_declaration_is_refused_and_named(
+    launch: Launcher, bus: PrivateServer, code: str, word: str
+) -> None:
+    script = launch.start(HTTP_PROLOGUE + code, server=bus, env={"PORT": "0", "HTTP": "{}"})
+    assert script.wait() == 1
+    assert word in script.log
+    assert "daebus" not in script.log or "Error" in script.log or "failed" in script.log
+
+
+# --- the oldest libraries ---
+
+
+def test_debians_libraries_serve_as_well(launch: Launcher, bus: PrivateServer, debian_side: Side) -> None:
+    site = launch.site(SITE, server=bus, side=debian_side)
+    assert get(site, "/items/a%20b").json() == {"name": "a b"}
+    assert post_json(site.port, "/echo", {"n": 1}).json()["payload"] == {"n": 1}
+    assert get(site, "/stream/text").framing == "chunked"
+    assert get(site, "/async").status == 200
+    body = multipart(file_part("f", "a.bin", b"x" * 300_000))
+    assert upload(site, "/upload", body).json()["size"] == 300_000
+    with HttpLink(site.port) as link:
+        link.send(link.head("POST", "/bytes", {"Transfer-Encoding": "chunked"}) + b"3\r\nabc\r\n0\r\n\r\n")
+        assert link.answer().body == b"abc"
+        assert link.get("/things").json() == []

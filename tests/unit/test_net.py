@@ -736,6 +736,8 @@ else:
     last.settimeout(20)
     assert last.recv(1) == b"y"
     print("accepted", network.evicted)
+sys.stdout.flush()
+os._exit(0)  # Python's own way out loads a library, for which there is no descriptor
 """
 
 
