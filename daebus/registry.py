@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import count
 
 from .errors import DeclarationError
-from .names import check_action, check_channel
+from .names import RESERVED, check_action, check_channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -224,6 +224,10 @@ class Registry:
         """
         if callable(message_type):
             raise DeclarationError('the decorator needs a message type: write @app.socket("type")')
+        if isinstance(message_type, str) and message_type.startswith(RESERVED):
+            raise DeclarationError(
+                f"{message_type!r} cannot be a message type: {RESERVED!r} is reserved for Daebus itself"
+            )
         return self._declare("socket", _label("message type", message_type), inline=inline)
 
     def socket_connect(self, function: Callable[..., Any] | None = None) -> Callable[[F], F]:

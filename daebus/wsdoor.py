@@ -23,7 +23,7 @@ from .errors import BadMessage, DeclarationError, HttpError, Stopping
 from .http1 import http_date, response_head
 from .jsontext import dumps, loads
 from .log import Seldom, one_line
-from .names import shown
+from .names import RESERVED, shown
 from .policy import Cors, foreign_socket
 from .registry import Record
 from .work import Work
@@ -74,6 +74,9 @@ _type = re.compile(rb'\s*+\{\s*+"type"\s*+:\s*+"([^"\\]{1,200}+)"\s*+[,}]')
 _id = re.compile(rb'"request_id"\s*+:\s*+"([^"\\]{1,200}+)"')
 
 _NO_CORS = Cors(None)
+HELLO = f"{RESERVED}hello"
+"""The type of message with which /daebus.js introduces itself, and asks for a sign of life."""
+
 _seldom = Seldom()
 
 
@@ -507,7 +510,7 @@ class WebSocketDoor:
                         f"messages of the type {name!r} have two handlers: ws.gateway() and socket({name!r})"
                     )
                 self.routes[name] = [route]
-        self.routes.setdefault("hello", [_Greeting(self)])
+        self.routes[HELLO] = [_Greeting(self)]
 
     def admit(self) -> None:
         """Nothing: HTTP sends nobody here before the service has started."""
@@ -632,9 +635,9 @@ class WebSocketDoor:
 
     # --- the bus ---
 
-    def greet(self, session: Session, message: dict[str, Any]) -> None:
-        """Tell a client whether Redis is there, and again whenever that changes if it is our own."""
-        if message.get("client") == "daebus.js" and not session.closed:
+    def greet(self, session: Session) -> None:
+        """Tell a client whether Redis is there, and again whenever that changes."""
+        if not session.closed:
             self._greeted.add(session)
         session.transmit(plain_frame({"type": "bus", "v": 1, "connected": self._bus.connected}))
 
@@ -650,7 +653,7 @@ class _Greeting(Route):
     __slots__ = ("_door",)
 
     def __init__(self, door: WebSocketDoor) -> None:
-        self.name = "hello"
+        self.name = HELLO
         self._door = door
 
     def turn(self, session: Session) -> Work | None:
@@ -659,9 +662,8 @@ class _Greeting(Route):
 
     def plan(self, session: Session, work: Any, name: str, data: bytes) -> Any:
         """Answer; there is no call."""
-        message = session.read(data)
-        if message is not None:
-            self._door.greet(session, message)
+        if session.read(data) is not None:
+            self._door.greet(session)
         session.done(len(data))
         return None
 

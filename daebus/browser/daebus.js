@@ -164,7 +164,7 @@ globalThis.Daebus = globalThis.daebus = { connect: ({ url = "/ws", token, timeou
 	function probe() {
 		const mine = socket;
 		const before = heard;
-		write({ type: "hello", client: "daebus.js" }); // answered by a frame "bus"
+		write({ type: "$daebus.hello" }); // answered by a frame "bus"
 		setTimeout(() => heard === before && lose(mine), 3000);
 	}
 

@@ -1656,7 +1656,6 @@ def test_a_senseless_declaration_is_refused_and_named(
     script = launch.start(HTTP_PROLOGUE + code, server=bus, env={"PORT": "0", "HTTP": "{}"})
     assert script.wait() == 1
     assert word in script.log
-    assert "daebus" not in script.log or "Error" in script.log or "failed" in script.log
 
 
 # --- the oldest libraries ---

@@ -63,9 +63,13 @@ http.configure_cors({"allowed_origins": ["http://good.example"]})
 FINE = (501, 505)  # above 499, and the client's fault: a transfer coding or a version that nobody knows
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, own_side: Side, bus: PrivateServer) -> Iterator[Script]:
-    launcher = Launcher(tmp_path_factory.mktemp("fuzz"), own_side)
+@pytest.fixture(scope="module", params=["own_side", "debian_side"])
+def site(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, bus: PrivateServer
+) -> Iterator[Script]:
+    """A service with our libraries, and one with the oldest that it must work with."""
+    side: Side = request.getfixturevalue(request.param)
+    launcher = Launcher(tmp_path_factory.mktemp("fuzz"), side)
     yield launcher.site(SITE, server=bus)
     launcher.end_all()
 

@@ -87,6 +87,27 @@ def slow(req):
 async def forever(req):
     await asyncio.sleep(60)
 
+@app.route("/stream")
+def stream(req):
+    try:
+        while True:
+            yield "x" * 1000
+    finally:
+        note("stream closed")
+
+@app.route("/events")
+def events(req):
+    def tell():
+        while True:
+            time.sleep(0.02)
+            yield {"n": 1}
+    return response.events(tell())
+
+os.makedirs("www", exist_ok=True)
+with open("www/large.bin", "wb") as large:
+    large.write(b"x" * 5_000_000)
+app.static("/files", "www")
+
 @app.action("echo")
 def echo():
     return {"got": request.payload}
@@ -233,6 +254,21 @@ def test_nor_when_it_comes_in_pieces(site: Script, name: str) -> None:
             for start in range(0, len(data), 7):
                 link.send(data[start : start + 7])
         refused(link, *statuses)
+
+
+def test_the_oldest_libraries_are_as_strict(launch: Launcher, bus: PrivateServer, debian_side: Side) -> None:
+    site = launch.site(SITE, server=bus, side=debian_side)
+    chunks = {name: (CHUNKED_HEAD + data, (400, 413, 431)) for name, data in BROKEN_CHUNKS.items()}
+    for name, (data, statuses) in {**MALFORMED, **SMUGGLING, **chunks}.items():
+        with HttpLink(site.port) as link:
+            with suppress(ConnectionError):
+                link.send(data + SMUGGLED)
+            try:
+                refused(link, *statuses)
+            except AssertionError as error:
+                raise AssertionError(f"{name}: {error}; {site.log[-500:]}") from None
+    assert "smuggled" not in site.notes
+    assert served(site)
 
 
 @pytest.mark.parametrize(
@@ -898,6 +934,54 @@ def test_idle_connections_give_way_when_descriptors_run_out(launch: Launcher, bu
             assert fetch(site.port, "GET", f"/n/{n}").json() == {"n": n}
 
 
+def test_a_client_that_asks_on_and_on_and_takes_nothing_is_not_worked_for(launch: Launcher, bus: PrivateServer) -> None:
+    """Its answers are not piled up: the next request is read when the last answer has been taken."""
+    site = launch.site(SITE, server=bus)
+    assert fetch(site.port, "GET", "/big").status == 200
+    memory, descriptors = site.resident_kb(), site.descriptors()
+    with ExitStack() as stack:
+        for target in ("/big", "/files/large.bin"):
+            link = stack.enter_context(HttpLink(site.port))
+            link.send(link.head("GET", target) * 200)
+        for _ in range(50):
+            assert served(site)
+            assert site.descriptors() <= descriptors + 6
+        assert site.resident_kb() < memory + 48 * 1024
+
+
+def test_streams_are_bounded(launch: Launcher, bus: PrivateServer) -> None:
+    """Each has a thread."""
+    site = launch.site(SITE, server=bus)
+    with ExitStack() as stack:
+        links = connect(stack, site.port, 80, head(b"GET /stream HTTP/1.1", LOCAL))
+        first = [link.part(b"\r\n")[9:12] for link in links]
+        assert {*first} == {b"200", b"503"}
+        assert site.threads() < 80
+        assert served(site)
+        for link in links:
+            link.reset()
+        wait_for(lambda: site.notes.count("stream closed") == first.count(b"200"), ANSWER_SECONDS)
+    with HttpLink(site.port) as link:
+        link.send(link.request("GET", "/stream"))
+        assert b"200 OK" in link.part(b"\r\n")
+
+
+def test_a_connection_that_is_half_closed_or_paused_costs_no_cpu(launch: Launcher, bus: PrivateServer) -> None:
+    site = launch.site(SITE, server=bus)
+    with ExitStack() as stack:
+        for link in connect(stack, site.port, 5, head(b"GET /forever HTTP/1.1", LOCAL)):
+            link.finish()
+        ahead = connect(stack, site.port, 5, head(b"GET /forever HTTP/1.1", LOCAL) + head(GET, LOCAL) * 3000)
+        assert served(site)
+        before = cpu_ticks(site)
+        let_pass(0.7)
+        assert cpu_ticks(site) - before < 15
+        descriptors = site.descriptors()
+        for link in ahead:
+            link.reset()
+        wait_for(lambda: site.descriptors() == descriptors - 5, ANSWER_SECONDS)
+
+
 def test_more_requests_than_workers_wait_or_are_refused_and_never_lost(launch: Launcher, bus: PrivateServer) -> None:
     site = launch.site(SITE, server=bus, env={"WORKERS": "2"})
     with ExitStack() as stack:
@@ -909,6 +993,7 @@ def break_in(port: int, number: int) -> None:
     """One broken client."""
     kinds = [b"", b"GET", head(GET, LOCAL)[:-1], b"\0\xff" * 20, head(b"GET /big HTTP/1.1", LOCAL), head(GET)]
     kinds += [head(POST, LOCAL, b"Content-Length: 500000") + b"x" * 300_000, CHUNKED_HEAD + b"5\r\n1", b"5\r\n" * 9]
+    kinds += [head(b"GET /stream HTTP/1.1", LOCAL), head(b"GET /files/large.bin HTTP/1.1", LOCAL)]
     kinds += [head(b"GET /slow HTTP/1.1", LOCAL)] if number % 200 == 0 else [head(b"GET /nowhere HTTP/1.1", LOCAL)]
     link = HttpLink(port)
     with suppress(ConnectionError):
@@ -960,6 +1045,17 @@ def test_a_drain_finishes_what_was_asked(launch: Launcher, bus: PrivateServer) -
         assert "close" in answer.words("connection")
         assert slow.closes()
         assert site.wait() == 0, site.log
+
+
+def test_a_drain_ends_event_streams(launch: Launcher, bus: PrivateServer) -> None:
+    site = launch.site(SITE, server=bus)
+    with HttpLink(site.port) as link:
+        link.send(link.request("GET", "/events"))
+        link.part(b"data:")
+        site.send_signal(signal.SIGTERM)
+        link.rest()
+        assert site.wait(4000 * MS) == 0, site.log
+    assert "Not finished" not in site.log
 
 
 def test_a_drain_does_not_wait_for_clients_that_take_nothing(launch: Launcher, bus: PrivateServer) -> None:

@@ -536,7 +536,7 @@ def test_calls_that_wait_hold_no_thread(launch: Launcher, bus: PrivateServer) ->
 def test_while_redis_is_away(launch: Launcher, own_bus: PrivateServer) -> None:
     script = site(launch, SERVICE + GATEWAY, server=own_bus)
     with client(script.port) as one, client(script.port) as other:
-        assert ask(one, {"type": "hello", "client": "daebus.js"}) == {"type": "bus", "v": 1, "connected": True}
+        assert ask(one, {"type": "$daebus.hello"}) == {"type": "bus", "v": 1, "connected": True}
         one.send(json.dumps({"type": "subscribe", "channel": "sensor.*"}))
         own_bus.stop()
         assert hear(one) == {"type": "bus", "connected": False}
