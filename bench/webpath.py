@@ -50,7 +50,7 @@ class Sink:
     """A connection that throws away what is written."""
 
     peer, local, port, secure = "127.0.0.1:50000", "127.0.0.1", 8080, False
-    closed = half_closed = False
+    closed = half_closed = sending = False
     pending, deadline = 0, 0.0
     written = b""
     protocol: Any = None

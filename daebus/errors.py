@@ -187,6 +187,16 @@ class DeclarationError(DaebusError, ValueError):
     for_caller = False
 
 
+def status_of_outage(error: BaseException) -> int | None:
+    """Return 503 or 504 if an error says that something which is needed is away or does not answer, be it redis-py's
+    error; else None."""
+    if isinstance(error, RedisUnavailable | ServiceUnavailable | RequestTimeout):
+        return error.http_status
+    away = ("ConnectionError", "TimeoutError")
+    redispy = any(cls.__module__.startswith("redis.") and cls.__name__ in away for cls in type(error).__mro__)
+    return 503 if redispy else None
+
+
 _FROM_WIRE: dict[str, type[DaebusError]] = {
     cls.code: cls
     for cls in (

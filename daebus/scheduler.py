@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
+from .errors import status_of_outage
 from .log import Seldom, logger, one_line
 from .schedule import next_due
 from .threads import await_here
@@ -35,11 +36,17 @@ class Task:
             self.failures += 1
             quiet = self._seldom.take(type(error))  # a task that fails each second must not fill the log
             if quiet is not None:
-                again = f" (and {quiet} times like this before)" if quiet else ""
-                logger.error("Background task %r failed%s", one_line(self.name), again, exc_info=True)
+                self._log(error, f" (and {quiet} times like this before)" if quiet else "")
         finally:
             self.runs += 1
             self.running = False
+
+    def _log(self, error: BaseException, again: str) -> None:
+        name = one_line(self.name)
+        if status_of_outage(error) is None:
+            logger.error("Background task %r failed%s", name, again, exc_info=error)
+        else:  # where it happened says nothing about why
+            logger.warning("Background task %r could not be done%s: %s", name, again, one_line(str(error)))
 
 
 class Scheduler:

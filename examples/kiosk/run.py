@@ -67,7 +67,7 @@ def main() -> int:
     end_on_signals(events)
     try:
         with some_redis() as (redis_url, about), tempfile.TemporaryFile() as log:
-            port = arguments.port or free_port()
+            port = free_port() if arguments.port is None else checked(arguments.port)
             print(f"kiosk: {about}", flush=True)
             show_page(port, browser=not arguments.no_browser and on_a_desktop())
             settings = {"DAEBUS_REDIS_URL": redis_url, "KIOSK_PORT": str(port)}
@@ -92,6 +92,15 @@ def free_port() -> int:
             return port
         print(f"kiosk: port {port} is taken", flush=True)
     return FIRST_PORT
+
+
+def checked(port: int) -> int:
+    """The port that was asked for. Raises `ConfigurationError` if it cannot be had."""
+    if not 0 < port < 65536:
+        raise ConfigurationError(f"{port} is not a port: give a number from 1 to 65535")
+    if not is_free(port):
+        raise ConfigurationError(f"port {port} is taken: choose another one, or leave --port out")
+    return port
 
 
 def is_free(port: int) -> bool:
