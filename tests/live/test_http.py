@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import http.client
 import json
 import re
 from collections.abc import Iterator
@@ -824,6 +825,23 @@ def test_u22_the_request_has_what_older_programs_read(site: Script) -> None:
     assert (found["reply_to"], found["service"], found["is"], found["same"]) == (None, "http", True, True)
     assert found["request_id"].startswith("http-")
     assert post_json(site.port, "/request/5?q=1", {"n": 1}).json()["request_id"] != found["request_id"]
+
+
+def test_the_standard_library_s_client(site: Script) -> None:
+    client = http.client.HTTPConnection("127.0.0.1", site.port, timeout=ANSWER_SECONDS)
+    for n in range(3):
+        client.request("GET", f"/echo?n={n}")
+        answer = client.getresponse()
+        assert (answer.status, json.load(answer)["payload"]) == (200, {"n": str(n)})
+    client.request("POST", "/bytes", body=iter([b"one ", b"two"]))  # chunked
+    assert client.getresponse().read() == b"one two"
+    client.request("GET", "/stream/big")
+    assert len(client.getresponse().read()) == 3_000_000
+    client.request("HEAD", "/items/a")
+    assert client.getresponse().read() == b""
+    client.request("DELETE", "/nowhere")
+    assert client.getresponse().read() == b'{"error":"Not Found"}'
+    client.close()
 
 
 # --- uploads ---

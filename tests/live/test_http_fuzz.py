@@ -58,6 +58,13 @@ with open("www/index.html", "w") as page:
     page.write("<h1>page</h1>")
 app.static("/static", "www")
 http.configure_cors({"allowed_origins": ["http://good.example"]})
+
+from daebus import DaebusWebSocket
+app.attach(DaebusWebSocket(port="same"))
+
+@app.socket("echo")
+def echo_frame(data, client_id):
+    return data
 """
 
 FINE = (501, 505)  # above 499, and the client's fault: a transfer coding or a version that nobody knows
@@ -95,6 +102,8 @@ def exchange(site: Script, pieces: list[bytes]) -> list[HttpAnswer]:
             link.finish()
         while not link.closes(ANSWER_SECONDS):
             answers.append(link.answer())
+            if answers[-1].status == 101:  # what follows are frames
+                link.rest()
     return answers
 
 
@@ -149,6 +158,7 @@ def requests(draw: st.DrawFn) -> bytes:
 
 LOCAL = b" HTTP/1.1\r\nHost: localhost\r\n"
 UPGRADE = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+FRAME = b"\x81\x9f\0\0\0\0" + b'{"type": "echo", "data": "1234"}'
 RIGHT = [
     b"GET /echo?a=1" + LOCAL + b"Cookie: a=1\r\n\r\n",
     b"POST /echo" + LOCAL + b'Content-Type: application/json\r\nContent-Length: 8\r\n\r\n{"a": 1}',
@@ -156,6 +166,7 @@ RIGHT = [
     b"PUT /items/%41 HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 3\r\n\r\nabc",
     b"GET /static/" + LOCAL + b"Range: bytes=0-3\r\nAccept-Encoding: gzip\r\n\r\n",
     b"GET /" + LOCAL + UPGRADE + b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    b"GET /" + LOCAL + UPGRADE + b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n" + FRAME,
 ]
 
 
