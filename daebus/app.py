@@ -48,6 +48,8 @@ class Daebus(Registry):
 
     def attach(self, component: Any) -> Any:
         """Attach a component, by calling its `attach(app)`; return it. Raises `TypeError` if it has none."""
+        if isinstance(component, type):
+            raise TypeError(f"attach an object, not the class: app.attach({component.__name__}(...))")
         if not callable(getattr(component, "attach", None)):
             raise TypeError(f"a {type(component).__name__} cannot be attached: it has no attach(app)")
         component.attach(self)

@@ -103,7 +103,8 @@ class Endpoints:
     @property
     def addresses(self) -> list[str]:
         """Where the service listens."""
-        return [str(listener) for listener in self.network._listeners]
+        scheme = "http" if self._http is not None else "ws"
+        return [f"{scheme}://{listener}/" for listener in self.network._listeners]
 
     def serve(self) -> None:
         """Begin to accept. On the reader."""

@@ -21,6 +21,7 @@ import sys
 import time
 from _queue import Empty, SimpleQueue
 from collections import deque
+from heapq import heappop, heappush
 from threading import Lock, Thread, get_ident
 from time import monotonic
 
@@ -160,6 +161,8 @@ class Engine:
         self._epoll = select.epoll()
         self._on_event: dict[int, Callable[[int], Iterable[Item]]] = {}
         self._errands: deque[Callable[[], None]] = deque()
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []  # a heap, the reader's own
+        self._timer_number = 0
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._checks: list[Callable[[float], None]] = []
         self._check_period = 2.0
@@ -202,6 +205,14 @@ class Engine:
         """Have the reader run a function between two readings. Any thread."""
         self._errands.append(errand)
         self.ring()
+
+    def later(self, when: float, errand: Callable[[], None]) -> None:
+        """Have the reader run a function at a time (monotonic seconds). Any thread."""
+        self.soon(lambda: self._set_timer(when, errand))
+
+    def _set_timer(self, when: float, errand: Callable[[], None]) -> None:
+        self._timer_number += 1
+        heappush(self._timers, (when, self._timer_number, errand))
 
     def ring(self) -> None:
         """Wake the reader if it waits. Any thread."""
@@ -287,7 +298,8 @@ class Engine:
         me.ident = get_ident()
         while self._run_ready(me):
             self._flush()
-            self._wait(max(0.0, self._next_check - monotonic()))
+            due = min(self._next_check, self._timers[0][0]) if self._timers else self._next_check
+            self._wait(max(0.0, due - monotonic()))
 
     def _run_ready(self, me: _Reading) -> bool:
         """Run what is ready; False if this thread was displaced meanwhile."""
@@ -339,7 +351,11 @@ class Engine:
     def _step(self, me: _Reading, item: Item) -> Work | None:
         """Plan an item and run it here or elsewhere; return the ordered handler whose turn ends with it."""
         work, plan, channel, data = item
-        call = plan(work, channel, data)
+        try:
+            call = plan(work, channel, data)
+        except Exception:  # noqa: BLE001 - what comes from outside must not end the service
+            logger.error("A message could not be read; this is a defect of Daebus", exc_info=True)
+            call = None
         if call is None:
             return work
         me.call = call
@@ -382,6 +398,8 @@ class Engine:
             if on_event is not None:
                 self.put(on_event(events))
         now = self._read_at = monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            heappop(self._timers)[2]()
         if now >= self._next_check:
             self._next_check = now + self._check_period
             for check in self._checks:
@@ -471,7 +489,7 @@ class Engine:
         try:
             while job is not None:
                 job = self._do(job)
-        except Exception:  # noqa: BLE001 - the last stop of the thread
+        except BaseException:  # noqa: BLE001 - the last stop of the thread
             logger.critical("A worker thread failed; this is a defect of Daebus", exc_info=True)
             os._exit(70)  # EX_SOFTWARE: better restarted by systemd than half alive
 
@@ -596,8 +614,11 @@ def _size(item: Item) -> int:
 
 
 def _cpu_seconds(ident: int) -> float:
-    """Return the CPU seconds that a living thread has used."""
-    return time.clock_gettime(time.pthread_getcpuclockid(ident))
+    """Return the CPU seconds that a living thread has used; 0 of one that is just ending."""
+    try:
+        return time.clock_gettime(time.pthread_getcpuclockid(ident))
+    except OSError:
+        return 0.0
 
 
 def _busy() -> Busy:

@@ -124,6 +124,9 @@ class HttpError(DaebusError):
             raise ConfigurationError(f"the status of an HttpError must be a number from 400 to 599, not {status!r}")
         super().__init__(text if text is not None else REASONS.get(status, "Error"))
         self.http_status = status
+        for name, _value in headers:
+            if name.lower() in ("content-length", "transfer-encoding"):
+                raise ConfigurationError(f"the header {name} is set by the server itself")
         self.headers = headers
 
 

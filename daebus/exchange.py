@@ -11,6 +11,7 @@ from types import AsyncGeneratorType, GeneratorType
 from .errors import BadMessage, ConfigurationError, DaebusError, HttpError, InternalError, Unserialisable
 from .http1 import Headers, check_header
 from .jsontext import dumps, dumps_pretty, loads_finite
+from .names import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO, Self
 
     from .http1 import Head
+
+if TYPE_CHECKING:
+    _Dict = dict[str, Any]
+else:
+    _Dict = dict
 
 JSON, TEXT, HTML, BYTES = (
     "application/json",
@@ -29,6 +35,7 @@ EVENTS, LINES = "text/event-stream", "application/x-ndjson"
 
 _number = count(1)
 _UNREAD: Any = object()
+_BYTES: Any = object()
 
 
 class HttpRequest:
@@ -90,13 +97,13 @@ class HttpRequest:
     def query(self) -> dict[str, str | list[str]]:
         """The fields of the query; a list where a name is repeated."""
         if self._query is None:
-            self._query = _parse_fields(self._head.query) if self._head.query else {}
+            self._query = _parse_fields(self._head.query) if self._head.query else Fields()
         return self._query
 
     @property
     def params(self) -> dict[str, Any]:
         """The fields of the query and the values of the path, which win."""
-        return {**self.query, **self.values}
+        return Fields({**self.query, **self.values})
 
     @property
     def cookies(self) -> dict[str, str]:
@@ -141,7 +148,13 @@ class HttpRequest:
         elif kind == "multipart/form-data":
             self._read_multipart()
         else:
-            self._fields = self.body
+            self._fields = _BYTES
+
+    def forget(self) -> None:
+        """Give up what `read` made of the body; it can be read again."""
+        self._close_files()
+        self._fields = self._json = self._form = _UNREAD
+        self._files = {}
 
     def _read_json(self) -> Any:
         charset: str = self.headers["content-type"].lower()
@@ -156,19 +169,21 @@ class HttpRequest:
         from .forms import parse_multipart
 
         fields, self._files = parse_multipart(self._body, self.headers["content-type"], self.upload_memory)
-        self._form = fields
-        self._fields = dict(fields)
+        self._form = Fields(fields)
+        self._fields = Fields(fields)
         for name, upload in self._files.items():
             self._fields[name] = upload if name not in fields else [fields[name], upload]
 
     @property
     def payload(self) -> Any:
         """The body's value; without a body, the fields of the query."""
+        if self._fields is _BYTES:
+            return self.body
         return self.query if self._fields is _UNREAD else self._fields
 
     @property
     def json(self) -> Any:
-        """The value of a JSON body, None if the body is none."""
+        """The value of a JSON body; None without one, or if the body is of another type."""
         return None if self._json is _UNREAD else self._json
 
     @property
@@ -195,20 +210,37 @@ class HttpRequest:
 
     def close(self) -> None:
         """Let go of what is on disk."""
+        self._close_files()
+        if not isinstance(self._body, bytes):
+            self._body.close()
+
+    def _close_files(self) -> None:
         for upload in self._files.values():
             for one in upload if isinstance(upload, list) else (upload,):
                 one.close()
-        if not isinstance(self._body, bytes):
-            self._body.close()
 
     def __repr__(self) -> str:
         return f"HttpRequest({self.method} {self._head.path!r})"
 
 
-def _parse_fields(text: str) -> dict[str, str | list[str]]:
+class MissingField(BadMessage, KeyError):
+    """A handler wants a field that the client did not send."""
+
+    __str__ = Exception.__str__
+
+
+class Fields(_Dict):
+    """The fields of a query or form. A handler that wants one which is not there answers 400: it is the client's
+    mistake."""
+
+    def __missing__(self, name: str) -> Any:
+        raise MissingField(f"the field {shown(name)} is missing")
+
+
+def _parse_fields(text: str) -> Fields:
     from .forms import parse_fields
 
-    return parse_fields(text)
+    return Fields(parse_fields(text))
 
 
 def _ascii(body: bytes) -> str:
@@ -443,6 +475,8 @@ class HttpResponse:
             return result
         if result is None and self.chosen:
             return self
+        if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict):
+            result = (result[0], self.status, result[1])
         if isinstance(result, tuple) and 2 <= len(result) <= 3 and isinstance(result[1], int):
             payload, status, *headers = result
             if isinstance(payload, HttpResponse):

@@ -26,6 +26,7 @@ from .errors import (
     ConfigurationError,
     DaebusError,
     DeclarationError,
+    InternalError,
     RedisRefused,
     RedisUnavailable,
     RequestTimeout,
@@ -36,7 +37,7 @@ from .errors import (
 from .jsontext import dumps, loads, quote
 from .ledger import was_delivered
 from .link import ReplyError, new_id
-from .log import Seldom, one_line
+from .log import Seldom, logger, one_line
 from .message import PubSubRequest, check_size, checked, encode_request, read_reply
 from .names import RESERVED, check_channel, check_service, is_glob, shown
 from .pubsub import PubSubResponse, as_error
@@ -60,8 +61,8 @@ if TYPE_CHECKING:
 TIMEOUT, LONGEST_TIMEOUT = 5.0, 60.0
 """Seconds that a service has for its answer, unless the client says otherwise; and the most that it may say."""
 
-PERIOD = 1.5
-"""Seconds between two looks at the deadlines."""
+OWN_AT_ONCE = 3
+"""Calls of our own actions that run at once for one client, so that no client takes all workers; the others wait."""
 
 CALLS_OF_ONE, CALLS_OF_ALL = 64, 2000
 """Calls of other services that may wait for their answers, of one client and in all."""
@@ -73,6 +74,9 @@ MATCHES = 1000
 """Channels of which it is remembered which globs match them."""
 
 _PRIVATE = ("caller:", "workflow:")
+LONGEST_NAME = 500
+"""Characters of a channel's name (see `names.check_channel`)."""
+
 _seldom = Seldom()
 
 
@@ -276,26 +280,46 @@ class GatewayResponse(PubSubResponse):
 class GatewayCall:
     """Such a call on its way through its handler."""
 
-    __slots__ = ("_dispatcher", "_packed", "request", "response", "size", "work")
+    __slots__ = ("_ended", "_gateway", "_packed", "request", "response", "session", "size", "work")
     arguments = ()
+    response: GatewayResponse
 
-    def __init__(
-        self, dispatcher: Any, work: Work, request: GatewayRequest, response: GatewayResponse, size: int
-    ) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, gateway: Gateway, session: Session, work: Work, request: GatewayRequest, size: int) -> None:
+        self._gateway = gateway
         self._packed: bytes | None = None
+        self._ended = [True]
+        self.session = session
         self.work = work
         self.request = request
-        self.response = response
         self.size = size
+
+    @property
+    def deadline(self) -> float:
+        """When the client wants an answer at the latest (monotonic seconds)."""
+        return self.request.deadline or 0.0
+
+    def plan(self, _work: Any, _name: str, _data: bytes) -> GatewayCall:
+        """Return the call: its turn has come."""
+        return self
 
     def run(self) -> bool:
         """Handle the call on this thread; False if a coroutine goes on with it on the event loop."""
         if self._packed is not None:
             self.request.unpack(loads(self._packed))
             self._packed = None
-        handled: bool = self._dispatcher.run_action(self)
+        try:
+            handled: bool = self._gateway.run_action(self)
+        finally:
+            self._end()
         return handled
+
+    def _end(self) -> None:
+        """Give the place back, once."""
+        try:
+            self._ended.pop()
+        except IndexError:
+            return
+        self._gateway.ended(self)
 
     def pack(self, data: bytes) -> None:
         """Before a wait: give up what was read of the message."""
@@ -304,10 +328,15 @@ class GatewayCall:
 
     def refuse(self, error: DaebusError) -> None:
         """Answer with an error instead of running."""
-        self._dispatcher.refuse(self, error)
+        self._gateway.refuse(self, error)
+        self._end()
 
     def __str__(self) -> str:
         return f"Action {one_line(self.work.name)!r} (called by a WebSocket client)"
+
+
+WAITS: Any = object()
+"""Stands for a call that waits for others of its client to end."""
 
 
 class _Pending:
@@ -348,6 +377,9 @@ class Gateway:
         self._numbers = count(1)
         self._clock = clock_id()
         self._stopped = False
+        self._engine = door.engine
+        self._own_calls: set[GatewayCall] = set()  # those without an answer
+        self._look_at = float("inf")  # when the deadlines are looked at next
         order = Handler(_record("gateway"))
         self.routes: dict[str, Route] = {
             "publish": _FrameRoute("publish", self._call, None),
@@ -362,7 +394,6 @@ class Gateway:
         bus = self._bus
         if any(target != self._service for target, _action in self._allowed):
             bus.plan(self._channel, self._take_answer, Work(_record(self._channel)))
-            door.engine.every(PERIOD, self._check)
         for name in (*self._globs, *(one for one in self._exact if not self._globs_for(one))):
             bus.plan(name, partial(self._take_message, name), Work(_record(name)))
 
@@ -398,8 +429,52 @@ class Gateway:
     ) -> GatewayCall:
         request = GatewayRequest(message, self._service, request_id)
         request.deadline, request.clock, request.timeout = monotonic() + timeout, self._clock, timeout
-        response = GatewayResponse(session, request, partial(session.done, size))
-        return GatewayCall(self._dispatcher, self._actions[request.action], request, response, size)
+        call = GatewayCall(self, session, self._actions[request.action], request, size)
+        call.response = GatewayResponse(session, request, partial(self._answered, call))
+        with self._lock:
+            self._own_calls.add(call)
+            waits = session.own_running >= OWN_AT_ONCE
+            if waits:
+                session.own_waiting.append(call)
+            else:
+                session.own_running += 1
+        self._watch(request.deadline)
+        return WAITS if waits else call
+
+    def _answered(self, call: GatewayCall) -> None:
+        with self._lock:
+            self._own_calls.discard(call)
+        call.session.done(call.size)
+
+    def run_action(self, call: GatewayCall) -> bool:
+        """Run a call of our own, unless it has its answer already."""
+        if call.response.answered:
+            return True
+        handled: bool = self._dispatcher.run_action(call)
+        return handled
+
+    def refuse(self, call: GatewayCall, error: DaebusError) -> None:
+        """Answer a call of our own that will not run."""
+        self._dispatcher.refuse(call, error)
+
+    def ended(self, call: GatewayCall) -> None:
+        """A call of our own has left its worker: its client's next one may run. Any thread."""
+        session, following = call.session, None
+        with self._lock:
+            if session.own_waiting:
+                following = session.own_waiting.popleft()
+            else:
+                session.own_running -= 1
+        if following is not None:
+            self._engine.soon(partial(self._engine.put, [(None, following.plan, "call", b"")]))
+
+    def _watch(self, deadline: float) -> None:
+        """See to it that a deadline is looked at."""
+        with self._lock:
+            if deadline >= self._look_at:
+                return
+            self._look_at = deadline
+        self._engine.later(deadline, self._look)
 
     def _ask(
         self,
@@ -415,6 +490,7 @@ class Gateway:
         data = encode_request(service, action, payload, self._channel, name, call.deadline, timeout, self._clock)
         if not self._enter(name, call):
             return
+        self._watch(call.deadline)
         try:
             delivered = self._bus.deliver(service, data, partial(self._take_receipt, name))
         except RedisUnavailable as error:
@@ -476,12 +552,24 @@ class Gateway:
         if call is not None:
             call.session.transmit(_passed_on(call.request_id, reply))
 
-    def _check(self, now: float) -> None:
-        """Tell those whose services took too long."""
+    def _look(self) -> None:
+        self._expire(monotonic())
+
+    def _expire(self, now: float) -> None:
+        """Tell those whose calls took too long. On the reader."""
         with self._lock:
             late = [(name, call) for name, call in self._pending.items() if now >= call.deadline]
+            late_own = [call for call in self._own_calls if now >= call.deadline]
+            deadlines = [call.deadline for call in self._pending.values()]
+            deadlines += [call.deadline for call in self._own_calls]
+            self._look_at = float("inf")
         for name, call in late:
             self._fail(name, RequestTimeout(f"No answer from {call.target!r} within {call.timeout:g} s"))
+        for own in late_own:
+            own.response.error(RequestTimeout(f"No answer within {own.request.timeout:g} s"))
+        ahead = [deadline for deadline in deadlines if deadline > now]
+        if ahead:
+            self._watch(min(ahead))
 
     # --- channels ---
 
@@ -518,11 +606,16 @@ class Gateway:
         channel = message.get("channel")
         if not isinstance(channel, str) or not 0 < len(channel) <= 500:
             _refuse(session, message, BadMessage("'channel' must be text of 1 to 500 characters"))
-        elif channel not in self._exact and channel not in self._globs and not self._globs_for(channel):
+        elif not self._is_listed(channel):
             _forbid(session, message, f"The channel {shown(channel)} is not open to WebSocket clients")
         else:
             return channel
         return None
+
+    def _is_listed(self, channel: str) -> bool:
+        if channel in self._exact or channel in self._globs:
+            return True
+        return not is_glob(channel) and bool(self._globs_for(channel))
 
     def _globs_for(self, channel: str) -> tuple[str, ...]:
         """Return the listed globs that match a channel, none for channels that are nobody else's business."""
@@ -585,6 +678,8 @@ class Gateway:
                 self._pending.pop(name, None)
             session.channels.clear()
             session.pending.clear()
+            self._own_calls.difference_update(session.own_waiting)
+            session.own_waiting.clear()
 
     def stop(self) -> None:
         """The service stops, and hears no answers any more: tell those who wait for one."""
@@ -605,7 +700,7 @@ def _no_function(_payload: Any) -> None:
 
 def _timeout(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
-        return min(float(value), LONGEST_TIMEOUT)
+        return float(min(value, LONGEST_TIMEOUT))
     raise BadMessage("'timeout' must be a number of seconds above 0")
 
 
@@ -628,8 +723,10 @@ def _confirm(session: Session, message: dict[str, Any]) -> None:
 def _refuse(session: Session, message: dict[str, Any], error: DaebusError) -> None:
     request_id = known_id(message.get("request_id"))
     named: dict[str, Any] = {} if request_id is None else {"request_id": request_id, "success": False}
-    told = {"type": "error", "error": str(error), "code": error.code, "channel": message.get("channel")}
-    session.transmit(plain_frame({**told, **named}))
+    channel = message.get("channel")
+    if isinstance(channel, str) and len(channel) <= LONGEST_NAME:  # what else a client sends it does not get back
+        named["channel"] = channel
+    session.transmit(plain_frame({"type": "error", "error": str(error), "code": error.code, **named}))
 
 
 def _forbid(session: Session, message: dict[str, Any], text: str) -> None:
@@ -659,6 +756,9 @@ class _FrameRoute(Route):
                 call = self._method(session, message, len(data))
             except DaebusError as error:
                 _refuse(session, message, error)
+            except Exception:  # noqa: BLE001 - whatever a client sends, only it may suffer
+                logger.error("A frame of the type %r could not be handled", self.name, exc_info=True)
+                _refuse(session, message, InternalError("The service failed to do this"))
         if call is None:
             session.done(len(data))
-        return call
+        return None if call is WAITS else call

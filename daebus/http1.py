@@ -90,9 +90,9 @@ class Head:
         self.headers = headers
         self.host: str = headers.get("host", "")
         self.path, self.query = self._split()
-        connection = [token.strip() for token in headers.get("connection", "").lower().split(",")]
+        connection = _tokens(headers.get("connection", ""))
         self.keep_alive = "close" not in connection and (version == "1.1" or "keep-alive" in connection)
-        self.upgrade: str = headers.get("upgrade", "").lower() if "upgrade" in connection else ""
+        self.upgrade = _tokens(headers.get("upgrade", "")) if "upgrade" in connection else []
         self.expects = version == "1.1" and "expect" in headers
         self.length: int | None = None if "transfer-encoding" in headers else int(headers.get("content-length", 0))
 
@@ -112,6 +112,10 @@ class Head:
         end = min((place for place in (rest.find("/"), rest.find("?")) if place >= 0), default=len(rest))
         self.host, path = rest[:end], rest[end:]
         return path if path[:1] == "/" else f"/{path}"
+
+
+def _tokens(text: str) -> list[str]:
+    return [token.strip() for token in text.lower().split(",")]
 
 
 def head_end(data: bytearray, limit: int) -> int:
@@ -232,11 +236,11 @@ class Chunks:
     __slots__ = ("_buffer", "_left", "_limit", "_overhead", "_state", "done")
 
     def __init__(self, limit: int) -> None:
-        """`limit` is in bytes, of the trailers together, and of a chunk's own line."""
+        """`limit` is in bytes, of what is not the body, beyond as much as the body itself."""
         self._limit = limit
         self._buffer = bytearray()
         self._left = 0  # bytes of the chunk that are still to come
-        self._overhead = 0  # bytes of trailers
+        self._overhead = 0  # bytes of sizes and trailers, less those of the body
         self._state: Callable[[int, bytearray], int] = self._size_line
         self.done = False
 
@@ -250,6 +254,9 @@ class Chunks:
             if after < 0:
                 break
             place = after
+        self._overhead += place - 2 * len(body)
+        if self._overhead > self._limit:
+            raise HttpError(400, "the chunks of the body are too small, or its trailers too large")
         del self._buffer[:place]
         if not self.done and len(self._buffer) > self._limit:
             raise HttpError(400, "the chunks of the body are malformed")
@@ -294,9 +301,6 @@ class Chunks:
         end = self._line(place)
         if end < 0:
             return -1
-        self._overhead += end + 2 - place
-        if self._overhead > self._limit:
-            raise HttpError(431, "the trailers of the body are too large")
         line = bytes(self._buffer[place:end])
         name, colon, _value = line.partition(b":")
         if line and not (colon and name and _TOKEN_BYTES.issuperset(name)):
@@ -334,7 +338,10 @@ _start_lines = {
 def response_head(status: int, date: str, headers: Iterable[tuple[str, str]], framing: str) -> bytes:
     """Return the head of a response; `framing` is lines that say how it ends. The headers were checked before."""
     start = _start_lines.get(status) or f"HTTP/1.1 {status} \r\nX-Content-Type-Options: nosniff\r\nDate: "
-    lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    pairs = list(headers)
+    lines = "".join([f"{name}: {value}\r\n" for name, value in pairs])
+    if lines.count("\n") != len(pairs) or lines.count("\r") != len(pairs):
+        raise ValueError("a header has a line break in it")
     return f"{start}{date}\r\n{lines}{framing}\r\n".encode("latin-1")
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 INFINITE = float("inf")
 
-PIPELINE_LIMIT = 64 * 1024
+PIPELINE_LIMIT = 16 * 1024
 """Bytes that a client may send ahead while its request is at work."""
 
 BODIES_LIMIT = 32 * 1024 * 1024
@@ -211,7 +211,7 @@ class HttpConnection:
     def _begin(self, head: Head) -> Iterable[Item]:
         door = self._door
         door.policy.check_host(head, self.connection)
-        if head.upgrade == "websocket" and door.sockets is not None and head.method == "GET":
+        if "websocket" in head.upgrade and door.sockets is not None and head.method == "GET":
             return self._upgrade(head)
         if door.site is None:
             raise HttpError(426, "this port is for WebSockets", (("Upgrade", "websocket"), ("Connection", "upgrade")))
@@ -262,6 +262,8 @@ class HttpConnection:
 
     def _upgrade(self, head: Head) -> Iterable[Item]:
         """Leave the connection to the WebSocket door."""
+        if head.length != 0:
+            raise HttpError(400, "a request for a WebSocket has no body")
         if not self._door.admitted:
             raise _starting()
         if self._door.stopping:
@@ -366,7 +368,9 @@ class HttpConnection:
             call.client_gone()
 
     def stopping(self) -> None:
-        """Take no further request."""
+        """Take no further request, but answer one that has come already."""
+        if not self._busy:
+            self.connection.read_now()
         if not self._busy:
             self._drop_body()
             self.connection.close()
@@ -464,7 +468,7 @@ def _not_stored(error: OSError) -> HttpError:
     return HttpError(503, "the upload cannot be stored")
 
 
-def _raise(error: DaebusError) -> None:
+def _raise(error: Exception) -> None:
     raise error
 
 
@@ -476,8 +480,8 @@ class HttpCall:
 
     context_type = "http"
     __slots__ = (
-        "_cancel", "_door", "_endless", "_gone", "_head", "_protocol", "arguments", "request", "response", "room",
-        "size", "work",
+        "_cancel", "_door", "_endless", "_gone", "_head", "_packed", "_protocol", "arguments", "request", "response",
+        "room", "size", "work",
     )  # fmt: skip
 
     def __init__(self, door: HttpDoor, protocol: HttpConnection, head: Head, body: bytes | BinaryIO) -> None:
@@ -487,6 +491,7 @@ class HttpCall:
         self._gone = False
         self._endless = False  # a stream of events, which ends when the service does
         self._cancel: Any = None  # ends an async stream
+        self._packed = False  # the body is to be read again
         self.room: Event | None = None  # set when a stream may go on
         self.size = len(body) if isinstance(body, bytes) else 0
         self.request = HttpRequest(head, body, protocol.connection.peer)
@@ -515,7 +520,7 @@ class HttpCall:
             self.work, self.arguments = _REFUSAL, (_not_stored(error),)
         except TooLarge as error:
             self.work, self.arguments = _REFUSAL, (HttpError(413, str(error)),)
-        except DaebusError as error:
+        except Exception as error:  # noqa: BLE001 - ours are answers, others go to the log; none may get further
             self.work, self.arguments = _REFUSAL, (error,)
         return self
 
@@ -539,11 +544,16 @@ class HttpCall:
             self.response.finish = None
             self._release()
             return True
+        if self._packed:
+            self.request.read()
         done: bool = self._door.dispatcher.handle(self)
         return done
 
     def pack(self, data: bytes) -> None:
-        """Nothing: what was read of the message is small, or on disk."""
+        """Before a wait: give up what was read of the body, which takes much more memory than its bytes."""
+        if self._head.length != 0 and self.work is not _REFUSAL:
+            self.request.forget()
+            self._packed = True
 
     def refuse(self, error: DaebusError) -> None:
         """Answer with an error instead of running, or of going on."""
@@ -560,8 +570,11 @@ class HttpCall:
 
     def _send(self, answer: HttpResponse) -> None:
         if not isinstance(answer.body, bytes):
-            self._stream(answer)
-            return
+            if answer.status not in BODILESS:
+                self._stream(answer)
+                return
+            _close_parts(answer.body)
+            answer.body = b""
         protocol, head = self._protocol, self._head
         connection = protocol.connection
         keep = head.keep_alive and not self._door.stopping
@@ -711,6 +724,7 @@ class HttpCall:
         """It has closed its side: an ordinary answer may still be awaited, a stream not."""
         if self.room is not None:  # of a stream
             self.client_gone()
+            self._protocol.connection.abort()
 
     def has_drained(self) -> None:
         """It has taken all that was sent: a stream may go on."""
@@ -729,6 +743,7 @@ class HttpCall:
     def stopping(self) -> None:
         """End what would never end by itself."""
         if self.room is not None and self._endless:
+            self._door.streams.discard(self)  # nobody waits for it
             self.client_gone()
             self._protocol.connection.close()
 

@@ -50,12 +50,14 @@ def loads_finite(data: bytes) -> Any:
     if _MAY_BE_HUGE.search(data):
         try:
             json.JSONDecoder(parse_float=_finite).decode(data.decode())
+        except RecursionError:
+            raise BadMessage("not usable JSON: nested too deeply") from None
         except ValueError as error:
             raise BadMessage(f"not usable JSON: {error}") from None
     return value
 
 
-_MAY_BE_HUGE = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{309}")
+_MAY_BE_HUGE = re.compile(rb"[0-9][eE]\+?[0-9]{3}|(?<![0-9])[0-9]{309}")
 
 
 def _finite(text: str) -> float:

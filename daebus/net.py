@@ -16,7 +16,7 @@ from threading import Event, Lock
 from time import monotonic
 
 from .errors import ConfigurationError
-from .log import Seldom
+from .log import Seldom, logger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 CHECK_PERIOD = 1.5
 """Seconds between two looks at all deadlines."""
 
-READ_SIZE = 64 * 1024
+READ_SIZE = 32 * 1024
 """Bytes that are read from a connection at a time."""
 
 PORTION = 256 * 1024
@@ -211,6 +211,11 @@ class Connection:
     def _later(self, rest: bytes | memoryview | _Portion, size: int) -> None:
         self._out.append(rest)
         self.pending += size
+        if self._network.owe(size):
+            self._state = _CLOSING
+            self._drop()
+            self._engine.soon(self._dispose)
+            return
         if not self._writing:
             self._writing = True
             self._progress = monotonic()
@@ -259,6 +264,7 @@ class Connection:
                 self._engine.soon(self._dispose)
 
     def _drop(self) -> None:
+        self._network.owe(-self.pending)
         self._out.clear()
         self.pending = 0
 
@@ -280,11 +286,19 @@ class Connection:
 
     def on_event(self, events: int) -> Iterable[Item]:
         """The socket is ready. Which of reading and closing it is, is found out by trying: the event may be stale."""
-        if events & select.EPOLLOUT:
-            self._flush()
-        if events & ~select.EPOLLOUT:
-            return self._read(events)
-        return ()
+        try:
+            if events & select.EPOLLOUT:
+                self._flush()
+            return self._read(events) if events & ~select.EPOLLOUT else ()
+        except Exception:  # noqa: BLE001 - one client must not end the service
+            logger.error("A connection of %s is closed after a failure", self.peer, exc_info=True)
+            self._dispose()
+            return ()
+
+    def read_now(self) -> None:
+        """Take what has come, without having been told that there is anything."""
+        if self._state == _OPEN and not self._eof:
+            self._engine.put(self.on_event(select.EPOLLIN))
 
     def _read(self, events: int) -> Iterable[Item]:
         try:
@@ -346,6 +360,7 @@ class Connection:
                 else:
                     sent = self._socket.send(head)
                     self.pending -= sent
+                    self._network.owe(-sent)
                     self._out.popleft()
                     if sent < len(head):
                         self._out.appendleft(memoryview(head)[sent:])
@@ -455,6 +470,9 @@ class Network:
         self._connections: dict[Connection, None] = {}  # in the order in which they came
         self._listeners: list[Listener] = []
         self._serving = False
+        self._unsent = 0
+        self._unsent_lock = Lock()
+        self._dunned = False  # the debtors are about to be looked at
         self.refused = 0
         self.evicted = 0
 
@@ -551,18 +569,26 @@ class Network:
             if listener.paused:
                 listener.paused = False
                 self.engine.change_socket(listener.socket.fileno(), select.EPOLLIN)
-        unsent = 0
         for connection in list(self._connections):
             connection.look(now, self._write_timeout)
-            unsent += connection.pending
-        if unsent > UNSENT_LIMIT:
-            self._close_debtors(unsent)
 
-    def _close_debtors(self, unsent: int) -> None:
+    def owe(self, size: int) -> bool:
+        """Count bytes that wait to be sent, or (negative) do so no longer; whether that is far too much. Any thread."""
+        with self._unsent_lock:
+            self._unsent += size
+            too_much = self._unsent > UNSENT_LIMIT
+            dun = too_much and not self._dunned
+            self._dunned = self._dunned or dun
+        if dun:
+            self.engine.soon(self._close_debtors)
+        return size > 0 and self._unsent > 2 * UNSENT_LIMIT
+
+    def _close_debtors(self) -> None:
+        """Close those that owe most, until what waits is bearable."""
+        self._dunned = False
         for connection in sorted(self._connections, key=lambda one: one.pending, reverse=True):
-            if unsent <= UNSENT_LIMIT:
+            if self._unsent <= UNSENT_LIMIT or not connection.pending:
                 return
-            unsent -= connection.pending
             _seldom.log(logging.WARNING, "debtors", f"Closing {connection.peer}: it does not take what it asked for")
             connection._dispose()
 
@@ -571,7 +597,10 @@ class Network:
         self._connections.pop(connection, None)
 
     def stop_listening(self) -> None:
-        """Accept nothing more, and tell all protocols so. On the reader."""
+        """Accept nothing but what waits already, and tell all protocols so. On the reader."""
+        for listener in self._listeners:
+            while _somebody_waits(listener.socket) and len(self._connections) < self._max_connections:
+                self.accept(listener)
         self._close_listeners()
         for connection in list(self._connections):
             connection.protocol.stopping()

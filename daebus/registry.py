@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import count
 
 from .errors import DeclarationError
@@ -87,6 +88,8 @@ class Record:
     @property
     def place(self) -> str:
         """Where the function stands, as `file:line`."""
+        if self.kind == "static":
+            return str(self.subject["place"])
         code = getattr(self.function, "__code__", None)
         return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(self.function)
 
@@ -193,7 +196,9 @@ class Registry:
         """
         if not isinstance(prefix, str) or not prefix.startswith("/"):
             raise DeclarationError(f"the path of a folder begins with '/': {prefix!r} does not")
-        options = {"root": folder, "index": index, "max_age": max_age, "module": self.name}
+        caller = sys._getframe(1)
+        place = f"{caller.f_code.co_filename}:{caller.f_lineno}"
+        options = {"root": folder, "index": index, "max_age": max_age, "module": self.name, "place": place}
         record = Record("static", prefix, _no_function, subject=options)
         self._add(record)
 

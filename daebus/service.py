@@ -218,6 +218,12 @@ class Service:
         self._run_stop = True
         self._drain()
 
+    def served_meanwhile(self) -> str:
+        """Say for the log where requests are answered while Redis is away."""
+        if self._endpoints is None or any(self._registry.records("on_start")):
+            return ""
+        return f"; routes are served meanwhile at {' and '.join(self._endpoints.addresses)}"
+
     def _adopt(self, pair: Pair) -> None:
         """Have the reader take the first connections into use."""
         adopted = threading.Event()
@@ -311,7 +317,7 @@ class Service:
         channels = len(self._registry.listen_handlers)
         where = f"pid {os.getpid()}, Redis at {self.settings}, actions: {actions}, listened channels: {channels}"
         if self._endpoints is not None:
-            where += f", HTTP on {' and '.join(self._endpoints.addresses)}"
+            where += f", at {' and '.join(self._endpoints.addresses)}"
         logger.info("Service '%s' is ready (%s)", self.name, where)
         self._notifier.tell("READY=1", f"STATUS=Serving, Redis at {self.settings}")
 
@@ -430,7 +436,8 @@ class _Attempt:
             except RedisUnavailable as error:
                 number += 1
                 if number == 1:
-                    logger.warning("Waiting for Redis: %s", one_line(str(error)))
+                    meanwhile = self._service.served_meanwhile()
+                    logger.warning("Waiting for Redis: %s%s", one_line(str(error)), meanwhile)
                 threading.Event().wait(backoff(number, 0.05, 1.0))
 
     def _once(self) -> Pair:

@@ -89,7 +89,8 @@ class Session:
     __slots__ = (
         "_at_work", "_at_work_bytes", "_close_code", "_counted", "_frames", "_heard", "_held", "_leaving", "_lock",
         "_paused", "_pinged", "_state", "_turns", "_window", "channels", "client_id", "connected_at", "connection",
-        "door", "headers", "messages_received", "messages_sent", "opened", "path", "pending", "used",
+        "door", "headers", "messages_received", "messages_sent", "opened", "own_running", "own_waiting", "path",
+        "pending", "used",
     )  # fmt: skip
 
     expendable = 0  # see `net.Protocol`: a client that is in stays
@@ -114,6 +115,8 @@ class Session:
         self._counted = 0  # messages in it
         self.channels: set[str] = set()  # that it hears through the gateway
         self.pending: set[str] = set()  # its calls of other services
+        self.own_running = 0  # its calls of our own actions
+        self.own_waiting: deque[Any] = deque()  # and those that wait for them
         self.messages_received = self.messages_sent = 0
         self.connected_at = time.time()
         self.opened = self._heard = self.used = monotonic()
@@ -315,11 +318,10 @@ class Session:
         if routes is not None:
             self._run(routes, payload, items)
         self.done(len(payload))
-        while held:
-            if self._held is None:
-                self._route(held.popleft(), items)
-            else:
-                self._held.append(held.popleft())
+        while held and self._held is None:
+            self._route(held.popleft(), items)
+        if self._held is not None:  # the next one to be read first
+            self._held = held
         self.door.engine.put(items)
         self._pace()
 

@@ -95,7 +95,7 @@ class WebSocketResponse:
     They return 1, or 0 if the client has gone. If the client's message has a `request_id`, so have the answers.
     """
 
-    __slots__ = ("_ended", "_finish", "client_id", "request_id", "session")
+    __slots__ = ("_ended", "_finish", "_said", "client_id", "request_id", "session")
 
     streams = False  # what a generator yields is sent piece by piece
 
@@ -108,6 +108,7 @@ class WebSocketResponse:
         self.request_id = request_id
         self._finish = finish
         self._ended = False  # a further answer makes no sense
+        self._said = False
 
     # --- for handlers ---
 
@@ -123,6 +124,7 @@ class WebSocketResponse:
         """Send an error: the text of an exception, or a text."""
         error = as_error(err)
         session = self._session(target_sid)
+        self._said = self._said or session is self.session
         request_id = self.request_id if session is self.session else None
         return Sent(session is not None and session.transmit(error_frame(error, request_id, message_type)))
 
@@ -141,6 +143,7 @@ class WebSocketResponse:
 
     def _tell(self, target: str | None, message_type: str, data: Any) -> Sent:
         session = self._session(target)
+        self._said = self._said or session is self.session
         more: dict[str, Any] = {}
         if self.request_id is not None and session is self.session:
             more["request_id"] = self.request_id
@@ -170,14 +173,17 @@ class WebSocketResponse:
 
     def conclude(self, result: Any) -> None:
         """Take what the handler returned: it is sent, unless it is nothing, or comes from a method of ours."""
-        if result is not None and type(result) is not Sent:
-            self.send(result)
+        if (result is not None and type(result) is not Sent) or (self.request_id is not None and not self._said):
+            self.send(
+                None if type(result) is Sent else result
+            )  # whoever gave a request id awaits an answer, be it nothing
         self._end()
 
     def fail(self, error: DaebusError) -> None:
         """Answer with an error of ours."""
+        frame = error_frame(error, self.request_id)
         self._ended = True
-        self.session.transmit(error_frame(error, self.request_id))
+        self.session.transmit(frame)
         self._end()
 
     def set_default_status(self, status: int) -> None:

@@ -250,7 +250,6 @@ class Launcher:
         *,
         server: PrivateServer | None = None,
         settings: dict[str, Any] | None = None,
-        wait: bool = True,
         **options: Any,
     ) -> Script:
         """Start a service with an HTTP endpoint (`http`, made with `settings`); return once its port listens.
@@ -261,10 +260,9 @@ class Launcher:
         env = {"PORT": str(port), "HTTP": json.dumps(settings or {}), **options.pop("env", {})}
         script = self.start(HTTP_PROLOGUE + textwrap.dedent(body), server=server, env=env, **options)
         script.port = port
-        if wait:
-            until_listening(script)
-            if server is not None and (options.get("side") or self.ours) is self.ours:
-                until_ready(script)
+        until_listening(script)
+        if server is not None and (options.get("side") or self.ours) is self.ours:
+            until_ready(script)
         return script
 
     def run(self, text: str, *, timeout: float = 30.0, **options: Any) -> Any:

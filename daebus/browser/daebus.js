@@ -1,16 +1,13 @@
-/* Daebus in the browser: one WebSocket that mends itself.
- *
+/* One WebSocket that mends itself.
  * const bus = Daebus.connect()          options: {url: "/ws", token, timeout: 5000}
  * await bus.call("device/readings", payload, {timeout, onProgress})
  * await bus.publish("panel.touch", data)
- * await bus.send("type", data)          for @app.socket("type")
+ * await bus.send("type", data)          for @app.socket("type"); bus.request awaits its answer
  * stop = bus.subscribe("device.readings", (data, channel) => ...)
  * stop = bus.on("open" | "close" | "bus" | "resync" | "error" | "message:<type>", fn)
- * bus.state is "connecting", "open" or "closed"; bus.close() ends it
- *
- * Times are milliseconds. Errors have a code: the service's own, or "offline" (not sent),
- * "connection_lost" (sent, may have run), "timeout", "closed". Nothing is sent twice.
- * "resync": messages may have been missed, so ask anew. */
+ * bus.state: "connecting", "open" or "closed"; bus.close() ends it
+ * Times: milliseconds. Errors have a code: the service's, or "offline" (not sent), "connection_lost"
+ * (may have run), "timeout", "closed". "resync": messages may have been missed, so ask anew. */
 "use strict";
 
 globalThis.Daebus = globalThis.daebus = { connect: ({ url = "/ws", token, timeout: usual = 5000 } = {}) => {
@@ -39,7 +36,7 @@ globalThis.Daebus = globalThis.daebus = { connect: ({ url = "/ws", token, timeou
 			try {
 				fn(...values);
 			} catch (error) {
-				reportError(error); // the console has it, and we go on
+				reportError(error);
 			}
 		};
 	}
@@ -81,7 +78,7 @@ globalThis.Daebus = globalThis.daebus = { connect: ({ url = "/ws", token, timeou
 	}
 
 	function write(frame) {
-		if (socket.readyState !== 1) return false; // its end is about to be told
+		if (socket.readyState !== 1) return false; // it ends
 		socket.send(JSON.stringify(frame));
 		return true;
 	}
@@ -94,11 +91,11 @@ globalThis.Daebus = globalThis.daebus = { connect: ({ url = "/ws", token, timeou
 		const request = requests.get(id);
 		if (type === "channel_message") deliver(channel, data);
 		else if (type === "bus") report(frame.connected);
-		else if (!id) emit("message:" + type, data, frame);
-		else if (!request) return; // it came too late
+		else if (!id) emit("message:" + type, data ?? frame, frame);
+		else if (!request) return; // too late
 		else if (type === "progress") request.progress(data);
 		else if (frame.success) request.settle(null, data);
-		else request.settle(frame.code ?? "error", frame.error);
+		else request.settle(frame.code || "error", frame.error);
 	}
 
 	function deliver(channel, data) {
@@ -137,7 +134,7 @@ globalThis.Daebus = globalThis.daebus = { connect: ({ url = "/ws", token, timeou
 		state = "open";
 		missed = false;
 		probe();
-		restore(); // before what waits is sent: it may bring about messages
+		restore(); // before what waits is sent
 		requests.forEach(transmit);
 		emit("open");
 	}
@@ -218,6 +215,10 @@ globalThis.Daebus = globalThis.daebus = { connect: ({ url = "/ws", token, timeou
 
 		async publish(channel, data = {}, options) {
 			return ask({ type: "broadcast", channel, data }, options);
+		},
+
+		async request(type, data = {}, options) {
+			return ask({ type, data }, options);
 		},
 
 		async send(type, data = {}, options) {

@@ -158,7 +158,7 @@ def requests(draw: st.DrawFn) -> bytes:
 
 LOCAL = b" HTTP/1.1\r\nHost: localhost\r\n"
 UPGRADE = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-FRAME = b"\x81\x9f\0\0\0\0" + b'{"type": "echo", "data": "1234"}'
+FRAME = b"\x81\xa0\0\0\0\0" + b'{"type": "echo", "data": "1234"}'
 RIGHT = [
     b"GET /echo?a=1" + LOCAL + b"Cookie: a=1\r\n\r\n",
     b"POST /echo" + LOCAL + b'Content-Type: application/json\r\nContent-Length: 8\r\n\r\n{"a": 1}',

@@ -58,6 +58,10 @@ def text(req):
 def big(req):
     return b"x" * (8 * 1024 * 1024)
 
+@app.route("/mid")
+def mid(req):
+    return b"x" * 300_000
+
 @app.route("/smuggled", methods=["GET", "POST"])
 def smuggled(req):
     note("smuggled")
@@ -85,6 +89,7 @@ def slow(req):
 
 @app.route("/forever")
 async def forever(req):
+    note("forever")
     await asyncio.sleep(60)
 
 @app.route("/stream")
@@ -285,7 +290,7 @@ def test_the_oldest_libraries_are_as_strict(launch: Launcher, bus: PrivateServer
         head(GET, LOCAL, b"Content-Length: 0"),
         head(GET, LOCAL, b"Connection: keep-alive, x"),
         head(GET, LOCAL, b"Upgrade: h2c", b"Connection: Upgrade, HTTP2-Settings", b"HTTP2-Settings: AAMAAABk"),
-        head(GET, LOCAL, b"TE: trailers"),
+        head(GET, LOCAL, b"Accept-Encoding: br, gzip"),
         head(b"GET http://localhost/ HTTP/1.1", LOCAL),
         head(b"GET HTTP://localhost HTTP/1.1", LOCAL),
         head(b"GET http://127.0.0.1/?a=http://x/ HTTP/1.1", b"Host: evil.example"),
@@ -794,30 +799,30 @@ def test_a_trickle_does_not_extend_a_deadline(hasty: Script, begin: bytes, drop:
 
 def test_a_client_that_takes_nothing_is_left(hasty: Script) -> None:
     assert fetch(hasty.port, "GET", "/big").status == 200
-    before, memory = hasty.descriptors(), hasty.resident_kb()
+    before = hasty.descriptors()
     with ExitStack() as stack:
         for _ in range(5):
             link = stack.enter_context(HttpLink(hasty.port))
             link.send(link.request("GET", "/big"))
         wait_for(lambda: hasty.descriptors() >= before + 5, ANSWER_SECONDS)
         wait_for(lambda: hasty.descriptors() <= before, LATEST)
-    assert hasty.resident_kb() < memory + 50 * 1024
 
 
 def test_a_client_that_reads_slowly_gets_everything(hasty: Script) -> None:
-    """It takes longer than write_timeout in all, and never so long without taking something."""
+    """It takes longer than any deadline in all, and never so long without taking something."""
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
         client.settimeout(LATEST)
         client.connect(("127.0.0.1", hasty.port))
-        client.sendall(head(b"GET /big HTTP/1.1", LOCAL))
-        got, began = 0, time.monotonic()
-        while got < 8 * MIB:
+        client.sendall(head(b"GET /big HTTP/1.1", LOCAL) + head(b"GET /n/7 HTTP/1.1", LOCAL))
+        got, end, began = 0, b"", time.monotonic()
+        while not end.endswith(b'{"n":7}'):
             if time.monotonic() - began < 3000 * MS:
-                select.select([], [], [], 0.05)
+                let_pass(0.05)
             data = client.recv(128 * 1024)
-            assert data, f"cut off after {got} bytes"
-            got += len(data)
+            assert data, f"cut off after {got} bytes: {end!r}"
+            got, end = got + len(data), (end + data)[-300:]
+        assert 8 * MIB < got < 8 * MIB + 1000
 
 
 # --- many at once ---
@@ -864,7 +869,7 @@ def test_slow_idle_and_greedy_clients_take_no_threads_and_hold_nobody_up(launch:
         with HttpLink(site.port) as link:
             for n in range(200):
                 assert link.get(f"/n/{n}").json() == {"n": n}
-        assert site.threads() <= threads + 2
+        wait_for(lambda: site.threads() <= threads + 2, ANSWER_SECONDS, lambda: f"{site.threads()} threads")
         assert idle[0].get("/n/3").json() == {"n": 3}, "who was there first is not forgotten"
         before = cpu_ticks(site)
         let_pass(1.0)
@@ -893,7 +898,7 @@ def test_connections_at_work_are_not_evicted_and_one_too_many_is_told(launch: La
     site = launch.site(SITE, server=bus, settings={"max_connections": 20})
     with ExitStack() as stack:
         busy = connect(stack, site.port, 20, head(b"GET /forever HTTP/1.1", LOCAL))
-        wait_for(lambda: site.descriptors() >= 20, ANSWER_SECONDS)
+        wait_for(lambda: site.notes.count("forever") == 20, ANSWER_SECONDS)
         for _ in range(3):
             with HttpLink(site.port) as link:
                 with suppress(ConnectionError):
@@ -985,13 +990,13 @@ def test_a_connection_that_is_half_closed_or_paused_costs_no_cpu(launch: Launche
 def test_more_requests_than_workers_wait_or_are_refused_and_never_lost(launch: Launcher, bus: PrivateServer) -> None:
     site = launch.site(SITE, server=bus, env={"WORKERS": "2"})
     with ExitStack() as stack:
-        links = connect(stack, site.port, 12, head(b"GET /slow HTTP/1.1", LOCAL))
-        assert [link.answer().status for link in links] == [200] * 12
+        links = connect(stack, site.port, 8, head(b"GET /slow HTTP/1.1", LOCAL))
+        assert [link.answer().status for link in links] == [200] * 8
 
 
 def break_in(port: int, number: int) -> None:
     """One broken client."""
-    kinds = [b"", b"GET", head(GET, LOCAL)[:-1], b"\0\xff" * 20, head(b"GET /big HTTP/1.1", LOCAL), head(GET)]
+    kinds = [b"", b"GET", head(GET, LOCAL)[:-1], b"\0\xff" * 20, head(b"GET /mid HTTP/1.1", LOCAL), head(GET)]
     kinds += [head(POST, LOCAL, b"Content-Length: 500000") + b"x" * 300_000, CHUNKED_HEAD + b"5\r\n1", b"5\r\n" * 9]
     kinds += [head(b"GET /stream HTTP/1.1", LOCAL), head(b"GET /files/large.bin HTTP/1.1", LOCAL)]
     kinds += [head(b"GET /slow HTTP/1.1", LOCAL)] if number % 200 == 0 else [head(b"GET /nowhere HTTP/1.1", LOCAL)]
@@ -1010,21 +1015,40 @@ def break_in(port: int, number: int) -> None:
         link.reset()
 
 
-def test_two_thousand_broken_clients_leave_nothing_behind(launch: Launcher, bus: PrivateServer) -> None:
-    site = launch.site(SITE, server=bus)
-    for number in range(300):
-        break_in(site.port, number)
+def settled(site: Script) -> tuple[int, int]:
+    """Threads and descriptors once nothing is left to do; idle workers end after a few seconds."""
     assert served(site)
-    wait_for(lambda: site.descriptors() < 40, ANSWER_SECONDS)
-    threads, descriptors, memory = site.threads(), site.descriptors(), site.resident_kb()
+    wait_for(lambda: site.threads() <= 3, ANSWER_SECONDS, lambda: f"{site.threads()} threads")
+    wait_for(lambda: site.descriptors() < 16, ANSWER_SECONDS, lambda: f"{site.descriptors()} descriptors")
+    return site.threads(), site.descriptors()
+
+
+def test_two_thousand_broken_clients_leave_nothing_behind(launch: Launcher, bus: PrivateServer) -> None:
+    site = launch.site(SITE, server=bus, env={"MALLOC_ARENA_MAX": "1"})  # memory is then easier to compare
+    for number in range(700):
+        break_in(site.port, number)
+    before, memory = settled(site), site.resident_kb()
     for number in range(2000):
         break_in(site.port, number)
-    assert served(site)
-    wait_for(lambda: site.descriptors() <= descriptors, ANSWER_SECONDS, lambda: f"{site.descriptors()} descriptors")
-    wait_for(lambda: site.threads() <= threads, ANSWER_SECONDS, lambda: f"{site.threads()} threads")
-    assert site.resident_kb() < memory + 6 * 1024
+    assert settled(site) <= before
+    assert site.resident_kb() < memory + 10 * 1024
     assert "Traceback" not in site.log
     assert len(site.log) < 100_000, "broken clients fill the log"
+
+
+def test_what_was_answered_is_let_go_at_once(launch: Launcher, bus: PrivateServer) -> None:
+    """A worker that waits for its next call does not hold on to the last one. (Blocks of this size are returned.)"""
+    site = launch.site(
+        """
+        @app.route("/huge", inline=False)
+        def huge(req):
+            return b"x" * (40 * 1024 * 1024)
+        """,
+        server=bus,
+    )
+    memory = site.resident_kb()
+    assert len(fetch(site.port, "GET", "/huge").body) == 40 * MIB
+    wait_for(lambda: site.resident_kb() < memory + 20 * 1024, 1500 * MS, lambda: f"{site.resident_kb()} kB")
 
 
 # --- life ---

@@ -106,7 +106,7 @@ def bench() -> Iterator[Bench]:
 def test_a_free_port_is_chosen_and_told(bench: Bench) -> None:
     bench.start()
     assert bench.http.port > 0
-    assert bench.endpoints.addresses == [f"127.0.0.1:{bench.http.port}"]
+    assert bench.endpoints.addresses == [f"http://127.0.0.1:{bench.http.port}/"]
 
 
 def test_routes_are_served(bench: Bench) -> None:

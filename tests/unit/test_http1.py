@@ -96,14 +96,14 @@ def test_the_connection_is_kept_as_the_version_has_it(version: str, connection: 
 @pytest.mark.parametrize(
     ("lines", "upgrade"),
     [
-        (["Connection: Upgrade", "Upgrade: WebSocket"], "websocket"),
-        (["Connection: keep-alive, upgrade", "Upgrade: websocket"], "websocket"),
-        (["Upgrade: websocket"], ""),
-        (["Connection: upgrade"], ""),
-        (["Connection: upgrade", "Upgrade: h2c"], "h2c"),
+        (["Connection: Upgrade", "Upgrade: WebSocket"], ["websocket"]),
+        (["Connection: keep-alive, upgrade", "Upgrade: h2c, websocket"], ["h2c", "websocket"]),
+        (["Upgrade: websocket"], []),
+        (["Connection: upgrade"], [""]),
+        (["Connection: upgrade", "Upgrade: h2c"], ["h2c"]),
     ],
 )
-def test_an_upgrade_needs_both_headers(lines: list[str], upgrade: str) -> None:
+def test_an_upgrade_needs_both_headers(lines: list[str], upgrade: list[str]) -> None:
     assert read_head(head_of(*lines)).upgrade == upgrade
 
 

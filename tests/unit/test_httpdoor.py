@@ -70,6 +70,9 @@ class Wire:
     def pause(self) -> None:
         self.paused = True
 
+    def read_now(self) -> None:
+        """Nothing has come."""
+
     def resume(self) -> None:
         self.paused = False
 

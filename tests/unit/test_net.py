@@ -595,6 +595,7 @@ def test_those_who_owe_most_are_closed_when_all_owe_too_much(bench: Bench, monke
     for talk, times in ((small, 1), (middle, 2), (large, 3)):
         talk.connection.write(bytes(times * LARGE))
     monkeypatch.setattr(net, "UNSENT_LIMIT", small.connection.pending + middle.connection.pending + LARGE)
+    bench.network.owe(0)
     wait_for(lambda: large.is_gone, SOON)
     for _ in range(3):
         bench.on_reader(lambda: bench.network._check(0.0))

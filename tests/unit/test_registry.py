@@ -413,7 +413,9 @@ def test_a_folder_is_kept_with_what_was_said_of_it() -> None:
     registry.static("/files", "folder", index="home.html", max_age=60)
     (record,) = registry.records("static")
     assert record.name == "/files"
+    place = record.subject.pop("place")
     assert record.subject == {"root": "folder", "index": "home.html", "max_age": 60, "module": "some.module"}
+    assert place.startswith(f"{__file__}:")
 
 
 @pytest.mark.parametrize("prefix", ["files", "", None, 5])
