@@ -17,8 +17,9 @@ import hiredis
 
 from daebus import Daebus, request
 from daebus.bus import Bus
-from daebus.dispatch import ActionCall, Dispatcher, ListenCall
+from daebus.dispatch import Dispatcher
 from daebus.engine import Engine, _Reading
+from daebus.inbox import Inbox
 from daebus.jsontext import dumps, loads
 from daebus.settings import RedisSettings
 from daebus.work import Work
@@ -46,20 +47,16 @@ class Path:
     """The whole path of a service but its sockets."""
 
     def __init__(self) -> None:
-        self.bus = Bus(RedisSettings(), "svc", self._plan_request, self._plan_message)
-        self.dispatcher = Dispatcher("svc", app.records("action"), {}, self.bus, "")
-        self.dispatcher.open()
+        self.bus = Bus(RedisSettings(), "svc")
+        self.dispatcher = Dispatcher("svc", app.records("action"), self.bus.flush)
+        inbox = Inbox(self.dispatcher, self.bus, {}, "")
+        inbox.open()
         self.engine = Engine(10, self.bus.flush, lambda: None)
         self.engine._reader = self.reading = _Reading()
         self.engine._read_at = monotonic() + 1e9
         self.bus.engine = self.engine
-        self.bus.listen([Work(record) for record in app.records("listen")])
-
-    def _plan_request(self, work: Work | None, channel: str, data: bytes) -> ActionCall | None:
-        return self.dispatcher.plan_request(work, channel, data)
-
-    def _plan_message(self, work: Work, channel: str, data: bytes) -> ListenCall | None:
-        return self.dispatcher.plan_message(work, channel, data)
+        listened = [Work(record) for record in app.records("listen")]
+        self.bus.listen(inbox.plan_request, inbox.plan_message, listened)
 
     def run(self, data: bytes) -> None:
         """Read and handle what would come with one reading, and throw the answers away."""

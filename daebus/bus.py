@@ -53,18 +53,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 class Bus:
     """Subscribes, reads, publishes. Its state is `connected`; `wait_connected` is for the start."""
 
-    def __init__(
-        self,
-        settings: RedisSettings,
-        service: str,
-        plan_request: Plan,
-        plan_message: Plan,
-        share: Share | None = None,
-    ) -> None:
+    def __init__(self, settings: RedisSettings, service: str, share: Share | None = None) -> None:
         self.settings = settings
         self.service = service
-        self._plan_request = plan_request
-        self._plan_message = plan_message
         self._share = share
         self.engine: Engine  # set before the connections are
         self._names: dict[str, None] = {service: None}  # of channels and globs to subscribe to, in order
@@ -93,11 +84,11 @@ class Bus:
 
     # --- declared before the start ---
 
-    def listen(self, works: list[Work]) -> None:
-        """Say which channels to subscribe to beside the service's own."""
-        self._items[self.service.encode()] = (None, self._plan_request, self.service)
+    def listen(self, plan_request: Plan, plan_message: Plan, works: list[Work]) -> None:
+        """Say where messages of the service's own channel are planned, and to which channels to subscribe beside."""
+        self._items[self.service.encode()] = (None, plan_request, self.service)
         for work in works:
-            self.plan(work.name, self._plan_message, work)
+            self.plan(work.name, plan_message, work)
 
     def plan(self, channel: str, plan: Plan, work: Work | None = None) -> None:
         """Subscribe to a further channel or glob, whose messages are planned there.

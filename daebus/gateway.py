@@ -450,7 +450,7 @@ class Gateway:
         """Run a call of our own, unless it has its answer already."""
         if call.response.answered:
             return True
-        handled: bool = self._dispatcher.run_action(call)
+        handled: bool = self._dispatcher.handle_in_time(call, call.deadline)
         return handled
 
     def refuse(self, call: GatewayCall, error: DaebusError) -> None:

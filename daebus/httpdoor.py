@@ -294,6 +294,8 @@ class HttpConnection:
             waiting = bool(self._buffer)
         if waiting or connection.half_closed:
             self._door.engine.soon(self._next)
+        elif self._door.stopping:
+            connection.close()
 
     def _next(self) -> None:
         """Go on with what the client sent ahead. On the reader."""
@@ -371,8 +373,9 @@ class HttpConnection:
         """Take no further request, but answer one that has come already."""
         if not self._busy:
             self.connection.read_now()
-        if not self._busy:
-            self._drop_body()
+        if not self._busy and (self._body is not None or self._buffer):
+            self._refuse(HttpError(503, "the service is stopping"))
+        elif not self._busy:
             self.connection.close()
         elif self.call is not None:
             self.call.stopping()

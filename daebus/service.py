@@ -14,16 +14,18 @@ import os
 import select
 import signal
 import threading
+from functools import partial
 from time import monotonic
 
 from . import claim
 from .bus import HEALTH_PERIOD, Bus
+from .connecting import FirstConnection
 from .dispatch import Dispatcher
 from .engine import Engine
-from .errors import ConfigurationError, DeclarationError, NameTaken, RedisRefused, RedisUnavailable, Stopping
+from .errors import ConfigurationError, DeclarationError, Stopping
 from .hooks import hooks_of
+from .inbox import Inbox
 from .log import logger, one_line
-from .schedule import backoff
 from .scheduler import Scheduler
 from .systemd import Notifier
 from .target import clock_id
@@ -36,12 +38,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
-    from .dispatch import ActionCall, ListenCall
     from .endpoints import Endpoints
     from .link import Pair
     from .message import PubSubRequest
     from .registry import Registry
     from .settings import RedisSettings
+    from .shared import Share
 
 HANDLER_LIMIT = 8.0
 """Seconds that handlers have to finish once the service was told to stop; then their callers are told."""
@@ -101,37 +103,28 @@ class Service:
         self._poll.register(self._wake_end, select.POLLIN)
         self._notifier = Notifier()
         share = _share(settings, name) if shared else None
-        reserved = {claim.ACTION: self._answer_claim}
-        self.bus = Bus(settings, name, self._plan_request, self._plan_message, share)
-        self.dispatcher = Dispatcher(
-            name,
-            registry.records("action"),
-            reserved,
-            self.bus,
-            clock_id(),
-            share.mine if share else None,
-            self._flush_answer,
-        )
-        self.dispatcher.start_coroutine = _start_coroutine
-        self.dispatcher.hooks = hooks_of(registry)
+        self.bus = Bus(settings, name, share)
+        self.dispatcher = Dispatcher(name, registry.records("action"), self.bus.flush)
         self.engine = Engine(max_workers, self.bus.flush, self.wake)
+        self.inbox = self._make_inbox(share)
         self.bus.engine = self.engine
         self.bus.on_taken = self.fail
+        self.dispatcher.start_coroutine = _start_coroutine
+        self.dispatcher.hooks = hooks_of(registry)
         self.dispatcher.resume = self.engine.resume
         self.threads = Threads(registry.records("thread"), self.fail)
         self._scheduler: Scheduler | None = None
-        workflows = Workflows(
-            name, registry.records("workflow"), self.dispatcher, self.bus, share.mine if share else None
-        )
+
+    def _make_inbox(self, share: Share | None) -> Inbox:
+        """Tell the bus what to subscribe to, and where that is planned."""
+        registry, bus = self._registry, self.bus
+        reserved = {claim.ACTION: self._answer_claim}
+        inbox = Inbox(self.dispatcher, bus, reserved, clock_id(), share.mine if share else None, self._flush_answer)
+        workflows = Workflows(registry.records("workflow"), inbox)
         if workflows.declared:
-            self.bus.plan(workflows.channel, workflows.plan)
-        self.bus.listen([Work(record) for record in registry.records("listen")])
-
-    def _plan_request(self, work: Any, ticket: str, data: bytes) -> ActionCall | None:
-        return self.dispatcher.plan_request(work, ticket, data)
-
-    def _plan_message(self, work: Any, channel: str, data: bytes) -> ListenCall | None:
-        return self.dispatcher.plan_message(work, channel, data)
+            bus.plan(workflows.channel, workflows.plan)
+        bus.listen(inbox.plan_request, inbox.plan_message, [Work(record) for record in registry.records("listen")])
+        return inbox
 
     def _flush_answer(self, final: bool) -> None:
         """Send an answer at once, unless it leaves with the reader's others soon."""
@@ -218,7 +211,7 @@ class Service:
         self._run_stop = True
         self._drain()
 
-    def served_meanwhile(self) -> str:
+    def _served_meanwhile(self) -> str:
         """Say for the log where requests are answered while Redis is away."""
         if self._endpoints is None or any(self._registry.records("on_start")):
             return ""
@@ -276,8 +269,8 @@ class Service:
 
     def _connect(self) -> Pair | None:
         """Connect and claim the name, waiting for Redis as long as it takes; None if told to stop meanwhile."""
-        attempt = _Attempt(self)
-        threading.Thread(target=attempt.run, name="daebus-connect", daemon=True).start()
+        attempt = FirstConnection(self.bus, self._shared, self.wake, self._served_meanwhile())
+        attempt.start()
         while not attempt.done and not self._stop_asked and self._failure is None:
             self._sleep(self.engine.watch())
         attempt.given_up = True
@@ -303,14 +296,7 @@ class Service:
         """Let through what came while the service was starting. On the reader."""
         if self._endpoints is not None:
             self._endpoints.admit()
-        self.engine.put(self.dispatcher.open())
-
-    def _turn_away(self) -> None:
-        """Refuse what came while the service was starting. On the reader."""
-        for work, plan, ticket, data in self.dispatcher.open():
-            call = plan(work, ticket, data)
-            if call is not None:
-                call.refuse(Stopping("The service could not start"))
+        self.engine.put(self.inbox.open())
 
     def _say_ready(self) -> None:
         actions = len(self._registry.action_handlers)
@@ -329,8 +315,8 @@ class Service:
             logger.info("Service '%s' is stopping", self.name)
         self._notifier.tell("STOPPING=1", "STATUS=Finishing what was taken")
         began = self._drain_began = monotonic()
-        if self.dispatcher.held:  # the start was not completed, so no handler may run
-            self.engine.soon(self._turn_away)
+        if self.inbox.held:  # the start was not completed, so no handler may run
+            self.engine.soon(partial(self.inbox.turn_away, Stopping("The service could not start")))
         if self._endpoints is not None:
             self.engine.soon(self._endpoints.stop)
         self.threads.tell_all()
@@ -404,53 +390,7 @@ class Service:
         os.close(self._wake_end)
 
 
-class _Attempt:
-    """Connecting for the first time, on a thread of its own, so that signals are heard meanwhile."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self.pair: Pair | None = None
-        self.error: Exception | None = None
-        self.given_up = False
-        self.done = False
-
-    def run(self) -> None:
-        try:
-            self._try_until_done()
-        except (RedisRefused, NameTaken) as error:
-            self.error = error
-        except Exception as error:  # noqa: BLE001 - the last stop of the thread; the main thread reports it
-            logger.error("Connecting failed", exc_info=True)
-            self.error = error
-        self.done = True
-        self._service.wake()
-
-    def _try_until_done(self) -> None:
-        number = 0
-        while not self.given_up:
-            try:
-                self.pair = self._once()
-                return
-            except RedisRefused:
-                raise
-            except RedisUnavailable as error:
-                number += 1
-                if number == 1:
-                    meanwhile = self._service.served_meanwhile()
-                    logger.warning("Waiting for Redis: %s%s", one_line(str(error)), meanwhile)
-                threading.Event().wait(backoff(number, 0.05, 1.0))
-
-    def _once(self) -> Pair:
-        pair = self._service.bus.connect()
-        try:
-            claim.claim(pair, self._service.name, self._service._shared)
-        except BaseException:
-            pair.close()
-            raise
-        return pair
-
-
-def _share(settings: RedisSettings, name: str) -> Any:
+def _share(settings: RedisSettings, name: str) -> Share:
     from .shared import Share
 
     return Share(settings, name)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 
-from .dispatch import ActionCall
 from .errors import BadMessage, DaebusError, UnknownAction
+from .inbox import ActionCall
 from .jsontext import loads
 from .log import Seldom, one_line
 from .message import WorkflowRequest, check_size
@@ -20,11 +20,9 @@ from .work import Work
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from typing import Any
+    from collections.abc import Iterable
 
-    from .dispatch import Dispatcher
-    from .message import PubSubRequest
+    from .inbox import Inbox
     from .registry import Record
 
 OPEN_LIMIT = 1000
@@ -32,22 +30,15 @@ OPEN_LIMIT = 1000
 
 
 class Workflows:
-    """Finds the handler for a message of a workflow; the dispatcher runs it."""
+    """Finds the handler for a message of a workflow."""
 
-    def __init__(
-        self,
-        service: str,
-        records: Iterable[Record],
-        dispatcher: Dispatcher,
-        publisher: Any,
-        mine: Callable[[PubSubRequest | None, str], bool] | None = None,
-    ) -> None:
+    def __init__(self, records: Iterable[Record], inbox: Inbox) -> None:
+        self._service = service = inbox.dispatcher.service
         self.channel = f"{service}.workflows"
-        self._service = service
         self._works = {record.name: Work(record) for record in records}
-        self._dispatcher = dispatcher
-        self._publisher = publisher
-        self._mine = mine
+        self._inbox = inbox
+        self._counts = inbox.dispatcher.counts
+        self._mine = inbox.mine
         self._open: OrderedDict[str, tuple[str, str]] = OrderedDict()  # id: name, channel of who began it
         self._seldom = Seldom()
 
@@ -58,25 +49,26 @@ class Workflows:
 
     def plan(self, _work: Work | None, ticket: str, data: bytes) -> ActionCall | None:
         """Return the call for a message of the workflows' channel; None when it is dealt with already."""
-        self._dispatcher.counts.received += 1
+        self._counts.received += 1
         try:
             request = self._read(data)
         except DaebusError as error:
-            self._dispatcher.counts.broken += 1
+            self._counts.broken += 1
             text = f"A message on channel {self.channel} was ignored: {one_line(str(error))}"
             self._seldom.log(logging.WARNING, "broken", text)
             return None
         if request is None or not self._is_ours(request, ticket):
             return None
-        response = WorkflowResponse(self._publisher, request, self._dispatcher.flush, self._forget)
-        if self._dispatcher.held:
-            self._dispatcher.keep((None, self.plan, ticket, data), response)
+        inbox = self._inbox
+        response = WorkflowResponse(inbox.publisher, request, inbox.flush, self._forget)
+        if inbox.held:
+            inbox.keep((None, self.plan, ticket, data), response)
             return None
         work = self._works.get(request.workflow)
         if work is None:
             response.error(UnknownAction(f"The service {self._service!r} has no workflow {shown(request.workflow)}"))
             return None
-        return ActionCall(self._dispatcher, work, request, response, len(data))
+        return ActionCall(inbox, work, request, response, len(data))
 
     def _is_ours(self, request: WorkflowRequest, ticket: str) -> bool:
         """Note a workflow that starts, if it is this process' to run."""

@@ -17,7 +17,6 @@ from daebus.engine import Engine
 from daebus.errors import RedisUnavailable
 from daebus.exchange import HttpRequest
 from daebus.http1 import read_head
-from daebus.target import clock_id
 from daebus.websocket import DaebusWebSocket
 from daebus.wsdoor import Session, WebSocketDoor
 from daebus.wsframes import CLOSE, PING, PONG, TEXT, close_reason, unmasked
@@ -243,7 +242,7 @@ class Room:
         self.wakes = Event()
         self._stop = Event()
         self.engine = Engine(max_workers, lambda: None, self.wakes.set)
-        self.dispatcher = Dispatcher("svc", app.records("action"), {}, self.bus, clock_id())
+        self.dispatcher = Dispatcher("svc", app.records("action"), self.bus.flush)
         self.dispatcher.start_coroutine = lambda coroutine: loop.shared().start(coroutine)
         self.dispatcher.resume = self.engine.resume
         policy = SimpleNamespace(cors=None, ports=frozenset({8080, 8081}))

@@ -21,7 +21,7 @@ LAYERS = {
     "words": ["errors", "names", "settings"],
     "pure": ["jsontext", "message", "resp", "schedule", "routes", "policy", "http1", "wsframes"],
     "declared": ["log", "registry", "work", "forms", "pubsub", "exchange", "wsexchange", "context", "hooks"],
-    "room": ["dispatch", "workflows"],
+    "room": ["dispatch", "inbox", "workflows"],
     "doors and threads": [
         "redispy",
         "link",
@@ -45,7 +45,7 @@ LAYERS = {
         "wsdoor",
         "gateway",
     ],
-    "life": ["systemd", "endpoints", "service"],
+    "life": ["systemd", "endpoints", "connecting", "service"],
     "faces": ["http", "websocket", "app", "__init__"],
 }
 # `broadcast` and `cache` are views for users' code; what is behind them is imported when they are first used.
@@ -121,7 +121,12 @@ def test_pure_modules_do_not_touch_the_world(module: str) -> None:
 
 @pytest.mark.parametrize("module", LAYERS["doors and threads"])
 def test_doors_are_handed_the_dispatcher_and_do_not_import_it(module: str) -> None:
-    assert ("ours", "dispatch") not in set(imports(module))
+    assert {name for kind, name in imports(module) if kind == "ours"} & set(LAYERS["room"]) == set()
+
+
+def test_the_dispatcher_knows_no_door() -> None:
+    ours = {name for kind, name in imports("dispatch") if kind == "ours"}
+    assert ours & {"message", "pubsub", "exchange", "wsexchange", "inbox", "workflows"} == set()
 
 
 @pytest.mark.parametrize("module", [module for module in modules() if module not in APART])

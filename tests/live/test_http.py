@@ -187,7 +187,8 @@ RESULTS = {
     "response": lambda: HttpResponse(None).send({"mine": True}, 203),
     "bad-status": lambda: ({"a": 1}, 99), "text-status": lambda: ({"a": 1}, "200"),
     "status-204": lambda: ({"a": 1}, 204),
-    "status-304": lambda: ("text", 304), "pair-of-values": lambda: (1, {"b": 2}),
+    "status-304": lambda: ("text", 304), "pair-of-values": lambda: (1, "b"),
+    "pair-with-headers": lambda: ({"a": 1}, {"X-Own": "yes"}),
     "nested": lambda: {"inner": HttpResponse(None).send({"a": 1})},
     "dates": lambda: ("x", 200, {"Date": "never", "Server": "Acme"}),
     "own-length": lambda: ("xyz", 200, {"Content-Length": "1"}),
@@ -974,14 +975,15 @@ def test_a_boundary_may_be_quoted(site: Script) -> None:
         ("triple", 202, "application/json", b'{"a":1}'),
         ("pairs-of-headers", 200, "text/css", b"text"),
         ("response", 203, "application/json", b'{"mine":true}'),
-        ("pair-of-values", 200, "application/json", b'[1,{"b":2}]'),
+        ("pair-of-values", 200, "application/json", b'[1,"b"]'),
+        ("pair-with-headers", 200, "application/json", b'{"a":1}'),
     ],
 )
 def test_u21_s52_a_result_is_the_answer(site: Script, kind: str, status: int, content_type: str, body: bytes) -> None:
     answer = get(site, f"/result/{kind}")
     assert (answer.status, answer.header("content-type"), answer.body) == (status, content_type, body)
     assert answer.framing == ("none" if status == 204 else "length")
-    if kind in ("triple", "pairs-of-headers"):
+    if kind in ("triple", "pairs-of-headers", "pair-with-headers"):
         assert answer.header("x-own") == "yes"
 
 

@@ -22,7 +22,7 @@ def bus(monkeypatch: pytest.MonkeyPatch) -> Bus:
     """One that is not connected, with room for three large answers and then for ten small ones."""
     monkeypatch.setattr(bus_module, "OUTBOX_LIMIT", 3 * len(publish(b"caller:x", LARGE)))
     monkeypatch.setattr(bus_module, "RESERVE", 10 * len(publish(b"caller:x", TINY)))
-    return Bus(RedisSettings(), "svc", lambda *_: None, lambda *_: None)
+    return Bus(RedisSettings(), "svc")
 
 
 LARGE, TINY = b"x" * 2 * SMALL, b"x" * 100
@@ -97,7 +97,7 @@ class Line:
     """A connected bus between an engine and a Redis that the test plays."""
 
     def __init__(self) -> None:
-        self.bus = Bus(RedisSettings(), "svc", lambda *_: None, lambda *_: None)
+        self.bus = Bus(RedisSettings(), "svc")
         self.engine = FakeEngine()
         self.bus.engine = self.engine  # type: ignore[assignment]
         self.bus._closing = True  # no thread is to reconnect
@@ -213,21 +213,26 @@ def test_several_may_hear_one_channel_or_one_glob() -> None:
     line = Line()
     listener = Work(Record("listen", "news", print))
     glob = Work(Record("listen", "s.*", print))
-    line.bus.listen([listener, glob])
+
+    def own(*_: object) -> None: ...
+
+    def heard(*_: object) -> None: ...
 
     def first(*_: object) -> None: ...
 
     def second(*_: object) -> None: ...
 
+    line.bus.listen(own, heard, [listener, glob])
     other = Work(Record("listen", "other", print))
     line.bus.plan("news", first, other)
     line.bus.plan("news", second, other)
     line.bus.plan("s.*", first, other)
-    line.subscribed.replies = [[b"message", b"news", b"1"], [b"pmessage", b"s.*", b"s.a", b"2"]]
+    news = [[b"message", b"news", b"1"], [b"pmessage", b"s.*", b"s.a", b"2"]]
+    line.subscribed.replies = [*news, [b"message", b"svc", b"3"]]
     items = line.bus._on_subscribed(select.EPOLLIN)
     assert [(work, channel, data) for work, _plan, channel, data in items] == [
         (listener, "news", b"1"), (other, "news", b"1"), (other, "news", b"1"),
-        (glob, "s.a", b"2"), (other, "s.a", b"2"),
+        (glob, "s.a", b"2"), (other, "s.a", b"2"), (None, "svc", b"3"),
     ]  # fmt: skip
-    assert [plan for _work, plan, _channel, _data in items][1:3] == [first, second]
+    assert [plan for _work, plan, _channel, _data in items] == [heard, first, second, heard, first, own]
     assert list(line.bus._names) == ["svc", "news", "s.*"]

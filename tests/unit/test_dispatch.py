@@ -1,10 +1,9 @@
-"""Every message has one outcome: what handlers may do, and what messages may be, with a publisher that keeps all."""
+"""Every call has one outcome: what handlers may do, of actions with a publisher that keeps all, and of routes."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from time import monotonic
 from typing import Any
@@ -12,14 +11,13 @@ from typing import Any
 import pytest
 
 from daebus import dispatch, pubsub, request, response
-from daebus.dispatch import COROUTINE_LIMIT, EARLY_LIMIT, Dispatcher
+from daebus.dispatch import COROUTINE_LIMIT, Dispatcher
 from daebus.errors import (
     BadMessage,
     Busy,
     DaebusError,
     HttpError,
     InternalError,
-    NameTaken,
     RedisUnavailable,
     RemoteError,
     RequestTimeout,
@@ -30,99 +28,14 @@ from daebus.errors import (
 )
 from daebus.exchange import HttpRequest, HttpResponse
 from daebus.http1 import read_head
+from daebus.inbox import Inbox
 from daebus.log import Seldom
-from daebus.message import MAX_MESSAGE, PubSubRequest
+from daebus.message import MAX_MESSAGE
 from daebus.registry import Record
 from daebus.work import Work
-from tests.support import wait_for
+from tests.calls import Bench, Publisher, error_of, message, success
 
-CALLER = "caller:someone"
 FIXED = "The service failed to do this; the log of 'svc' has the reason under error id "
-
-
-class Publisher:
-    """Keeps what it is given, in the order of publishing, as JSON."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[str, dict[str, Any]]] = []
-        self.flushed = 0  # how many of them have left
-
-    def publish(self, channel: str, data: bytes) -> bool:
-        self.sent.append((channel, json.loads(data)))
-        return True
-
-    def flush(self) -> None:
-        self.flushed = len(self.sent)
-
-    def flush_answer(self, final: bool) -> None:
-        """As a service does on its reader, which sends the final ones of a batch together."""
-        if not final:
-            self.flush()
-
-    @property
-    def answers(self) -> list[dict[str, Any]]:
-        return [answer for channel, answer in self.sent if channel == CALLER]
-
-
-class Bench:
-    """A dispatcher with its publisher, on this thread: no engine, no Redis."""
-
-    def __init__(self, *, mine: Callable[[PubSubRequest | None, str], bool] | None = None) -> None:
-        self.publisher = Publisher()
-        self._mine = mine
-        self._records: list[Record] = []
-        self._reserved: dict[str, Callable[[PubSubRequest], Any]] = {}
-        self._made: Dispatcher | None = None
-        self.started: list[Coroutine[Any, Any, None]] = []
-        self.resumed: list[Work] = []
-
-    def action(self, function: Callable[..., Any], name: str = "act") -> Bench:
-        self._records.append(Record("action", name, function))
-        return self
-
-    def reserve(self, name: str, function: Callable[[PubSubRequest], Any]) -> Bench:
-        self._reserved[name] = function
-        return self
-
-    @property
-    def dispatcher(self) -> Dispatcher:
-        if self._made is None:
-            self._made = Dispatcher(
-                "svc",
-                self._records,
-                self._reserved,
-                self.publisher,
-                "clock",
-                self._mine,
-                self.publisher.flush_answer,
-            )
-            self._made.start_coroutine = self.started.append
-            self._made.resume = self.resumed.append
-        return self._made
-
-    def plan(self, message: dict[str, Any] | bytes) -> Any:
-        data = message if isinstance(message, bytes) else json.dumps(message).encode()
-        return self.dispatcher.plan_request(None, "", data)
-
-    def plan_again(self) -> list[Any]:
-        """Open, and plan what was kept, as the engine does then."""
-        return [plan(work, channel, data) for work, plan, channel, data in self.dispatcher.open()]
-
-    def handle(self, message: dict[str, Any] | bytes) -> list[dict[str, Any]]:
-        """What the caller is answered."""
-        if self.dispatcher.held:
-            self.dispatcher.open()
-        call = self.plan(message)
-        if call is not None:
-            finished = call.run()
-            assert finished is (not self.started)
-        for coroutine in self.started:
-            asyncio.run(coroutine)
-        self.started.clear()
-        return self.publisher.answers
-
-    def ask(self, function: Callable[..., Any], payload: Any = None) -> list[dict[str, Any]]:
-        return self.action(function).handle(message(payload))
 
 
 @pytest.fixture(autouse=True)
@@ -134,21 +47,6 @@ def fresh_log(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
-
-
-def message(payload: Any = None, **changes: Any) -> dict[str, Any]:
-    return {"action": "act", "payload": payload, "reply_to": CALLER, "request_id": "r", "service": "svc", **changes}
-
-
-def success(payload: Any, *, final: bool = True) -> dict[str, Any]:
-    return {"status": "success", "payload": payload, "request_id": "r", "final": final}
-
-
-def error_of(answers: list[dict[str, Any]]) -> DaebusError:
-    """The one answer, as the error that a caller raises for it."""
-    (answer,) = answers
-    assert (answer["status"], answer["request_id"], answer["final"]) == ("error", "r", True)
-    return error_from_wire(answer["payload"]["error"], answer["code"], answer.get("error_id"))
 
 
 # --- what a handler may do ---
@@ -170,7 +68,7 @@ def test_what_it_says_through_response_is_the_answer(bench: Bench) -> None:
 
     expected = [success({"at": 1, "progress_percentage": 50}, final=False), success("done")]
     assert bench.ask(handler) == expected
-    assert bench.dispatcher.counts.failed == 0
+    assert bench.counts.failed == 0
 
 
 def test_returning_what_response_returned_is_one_answer(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
@@ -211,14 +109,14 @@ def test_a_generator_whose_request_was_refused_is_closed(bench: Bench, caplog: p
         finally:
             went_on.append("closed")
 
-    bench.action(handler).dispatcher.open()
+    bench.action(handler).open()
     calls.append(bench.plan(message()))
     assert calls[0].run() is True
     first, *rest = bench.publisher.answers
     assert first == success(1, final=False)
     assert type(error_of(rest)) is Stopping
     assert went_on == ["closed"]
-    assert bench.dispatcher.counts.failed == 0
+    assert bench.counts.failed == 0
     assert "failed" not in caplog.text
 
 
@@ -231,18 +129,19 @@ def test_a_generator_that_fails_when_it_is_closed_is_a_failure(bench: Bench) -> 
             raise OSError
 
     assert bench.ask(handler) == [success("done")]
-    assert bench.dispatcher.counts.failed == 1
+    assert bench.counts.failed == 1
 
 
-def test_a_generator_that_listens_runs_to_its_end(bench: Bench, runs: list[Any]) -> None:
+def test_a_generator_that_listens_runs_to_its_end(bench: Bench) -> None:
     """It has nobody to answer, so nobody who no longer listens."""
+    runs: list[Any] = []
 
     def listener(payload: Any) -> Generator[Any, None, None]:
         yield from range(3)
         runs.append(payload)
 
-    bench.dispatcher.open()
-    call = bench.dispatcher.plan_message(Work(Record("listen", "news", listener)), "news", b"5")
+    bench.open()
+    call = bench.inbox.plan_message(Work(Record("listen", "news", listener)), "news", b"5")
     assert call is not None
     assert call.run() is True
     assert runs == [5]
@@ -255,7 +154,7 @@ def test_no_exceptions_text_leaves_the_service(bench: Bench, caplog: pytest.LogC
     error = error_of(bench.ask(handler))
     assert type(error) is InternalError
     assert str(error) == f"{FIXED}{error.error_id}"
-    assert bench.dispatcher.counts.failed == 1
+    assert bench.counts.failed == 1
     (record,) = caplog.records
     assert record.getMessage() == f"Action 'act' (request 'r') failed (error id {error.error_id})"
     assert record.exc_info is not None
@@ -298,7 +197,7 @@ def test_an_error_of_the_users_own_is_the_answer(
     told = error_of(bench.ask(handler))
     assert (str(told), told.code, told.error_id) == (str(error), error.code, None)
     assert caplog.messages == []
-    assert bench.dispatcher.counts.failed == 0
+    assert bench.counts.failed == 0
 
 
 def test_an_error_that_another_service_answered_with_is_not_passed_on(bench: Bench) -> None:
@@ -388,14 +287,14 @@ def test_an_error_after_the_answer_is_logged_and_counted(bench: Bench, caplog: p
 
     assert bench.ask(handler) == [success(1)]
     assert "failed (error id" in caplog.text
-    assert bench.dispatcher.counts.failed == 1
+    assert bench.counts.failed == 1
 
 
 def test_many_failures_do_not_fill_the_log_with_tracebacks(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     bench.action(lambda: 1 / 0)
     for _ in range(300):
         bench.handle(message())
-    assert len(bench.publisher.answers) == bench.dispatcher.counts.failed == 300
+    assert len(bench.publisher.answers) == bench.counts.failed == 300
     assert 50 <= sum(record.exc_info is not None for record in caplog.records) < 100
     assert len(caplog.records) < 160
 
@@ -408,7 +307,7 @@ def test_a_coroutine_answers_when_it_is_done(bench: Bench) -> None:
         await asyncio.sleep(0)
         return {"got": request.payload}
 
-    bench.action(handler).dispatcher.open()
+    bench.action(handler).open()
     call = bench.plan(message(7))
     assert call.run() is False
     assert bench.dispatcher.awaiting == {call}
@@ -453,7 +352,7 @@ def test_coroutines_at_once_have_a_request_each(bench: Bench) -> None:
         await asyncio.sleep(0)
         return before == request.payload
 
-    bench.action(handler).dispatcher.open()
+    bench.action(handler).open()
     for number in range(20):
         bench.plan(message(number)).run()
 
@@ -489,7 +388,7 @@ def is_busy(answer: dict[str, Any]) -> bool:
 
 
 def test_so_many_coroutines_run_at_once(bench: Bench) -> None:
-    bench.action(wait_once).dispatcher.open()
+    bench.action(wait_once).open()
     for _ in range(COROUTINE_LIMIT):
         assert bench.plan(message()).run() is False
     assert bench.plan(message()).run() is True
@@ -508,7 +407,7 @@ def test_coroutines_at_once_have_so_many_bytes(bench: Bench, large: int, monkeyp
     """One alone may have more; what ended leaves its room to others."""
     one = len(json.dumps(message("x" * 1000)).encode())
     monkeypatch.setattr(dispatch, "COROUTINE_BYTES", 3 * one)
-    bench.action(wait_once).dispatcher.open()
+    bench.action(wait_once).open()
     for _ in range(2):
         taken = [bench.plan(message("x" * large)).run() is False for _ in range(5)]
         assert taken == ([True] * 3 + [False] * 2 if large == 1000 else [True] + [False] * 4)
@@ -535,304 +434,31 @@ def test_without_an_event_loop_a_coroutine_is_answered() -> None:
         """Never runs."""
 
     publisher = Publisher()
-    dispatcher = Dispatcher("svc", [Record("action", "act", handler)], {}, publisher, "clock")
-    dispatcher.open()
-    call = dispatcher.plan_request(None, "", json.dumps(message()).encode())
+    dispatcher = Dispatcher("svc", [Record("action", "act", handler)], publisher.flush)
+    inbox = Inbox(dispatcher, publisher, {}, "clock")
+    inbox.open()
+    call = inbox.plan_request(None, "", json.dumps(message()).encode())
     assert call is not None
     call.run()
     assert type(error_of(publisher.answers)) is InternalError
 
 
-# --- actions that are not there, and those of our own ---
-
-
-def test_an_unknown_action_is_answered_with_a_hint(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    bench.action(lambda: None, "add_user").action(lambda: None, "print")
-    error = error_of(bench.handle(message(action="add_usr")))
-    assert error.code == "unknown_action"
-    assert str(error) == "The service 'svc' has no action 'add_usr'; did you mean 'add_user'?"
-    assert caplog.messages == [str(error)]
-    assert bench.dispatcher.counts.unknown == 1
-
-
-def test_an_unknown_action_that_resembles_nothing_gets_no_hint(bench: Bench) -> None:
-    error = error_of(bench.action(lambda: None).handle(message(action="zzz")))
-    assert str(error) == "The service 'svc' has no action 'zzz'"
-
-
-@pytest.mark.parametrize("name", ["", "a\nb", "\ud800", "x" * 10_000, "$daebus.unheard"])
-def test_any_unknown_action_is_one_short_line(bench: Bench, name: str, caplog: pytest.LogCaptureFixture) -> None:
-    error = error_of(bench.handle(message(action=name)))
-    assert error.code == "unknown_action"
-    assert str(error).isprintable()
-    assert len(caplog.text.splitlines()) == 1
-    assert len(caplog.text) < 300
-
-
-def test_unknown_actions_do_not_fill_the_log(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    for _ in range(500):
-        bench.handle(message(action="same"))
-    assert len(bench.publisher.answers) == 500
-    assert len(caplog.records) == 1
-
-
-def test_unknown_actions_of_ever_new_names_do_not_fill_the_log(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever sends them chooses the name, so the name alone cannot be what makes a line worth writing."""
-    for number in range(1500):
-        bench.handle(message(action=f"new-{number}"))
-    assert len(bench.publisher.answers) == 1500
-    assert len(caplog.records) < 750
-
-
-def test_broken_messages_from_ever_new_callers_do_not_fill_the_log(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-) -> None:
-    for number in range(1500):
-        bench.handle(f'{{"a":nan,"reply_to":"caller:{number}","request_id":"r"}}'.encode())
-    assert len(bench.publisher.sent) == 1500
-    assert len(caplog.records) < 750
-
-
-def test_a_reserved_action_is_answered_before_the_service_is_open(bench: Bench) -> None:
-    bench.reserve("$daebus.claim", lambda asked: {"got": asked.payload})
-    assert bench.plan(message(3, action="$daebus.claim")) is None
-    assert bench.publisher.answers == [success({"got": 3})]
-
-
-def test_a_reserved_action_may_say_no(bench: Bench) -> None:
-    def refuse(_request: PubSubRequest) -> None:
-        raise NameTaken("it is ours")
-
-    error = error_of(bench.reserve("$daebus.claim", refuse).handle(message(action="$daebus.claim")))
-    assert (type(error), str(error)) == (NameTaken, "it is ours")
-
-
-# --- deadlines ---
-
-
-@pytest.fixture
-def runs() -> list[Any]:
-    return []
-
-
-@pytest.mark.parametrize(("ahead", "clock", "run"), [(-1, "clock", False), (60, "clock", True), (-1, "other", True)])
-def test_what_nobody_waits_for_is_not_run(bench: Bench, runs: list[Any], ahead: int, clock: str, run: bool) -> None:
-    """A deadline counts on the machine whose clock it was read from; on another, the seconds from the arrival do."""
-    bench.action(lambda: runs.append(request.payload))
-    answers = bench.handle(message("p", v=1, deadline=monotonic() + ahead, timeout=60, clock=clock))
-    assert runs == (["p"] if run else [])
-    assert bench.dispatcher.counts.expired == (0 if run else 1)
-    if not run:
-        assert (error_of(answers).code, str(error_of(answers))) == (
-            "expired",
-            "The caller's deadline passed before the work began; it was not done",
-        )
-
-
-@pytest.mark.parametrize("clock", ["other", "", None])
-def test_a_deadline_of_another_clock_counts_from_the_arrival(bench: Bench, runs: list[Any], clock: str | None) -> None:
-    bench.action(lambda: runs.append(1)).dispatcher.open()
-    before = monotonic()
-    in_time = bench.plan(message(v=1, deadline=before - 1e6, timeout=60, clock=clock))
-    assert before + 60 <= in_time.request.deadline <= monotonic() + 60
-    late = bench.plan(message(v=1, deadline=before + 1e6, timeout=0.001, clock=clock))
-    wait_for(lambda: monotonic() > late.request.deadline)
-    late.run()
-    assert error_of(bench.publisher.answers).code == "expired"
-    assert (runs, bench.dispatcher.counts.expired) == ([], 1)
-    in_time.run()
-    assert runs == [1]
-
-
-def test_a_deadline_of_another_clock_counts_from_the_arrival_before_the_start_too(
-    bench: Bench, runs: list[Any]
-) -> None:
-    bench.action(lambda: runs.append(1))
-    assert bench.plan(message(v=1, deadline=1.0, timeout=0.001, clock="other")) is None
-    arrived = monotonic()
-    wait_for(lambda: monotonic() > arrived + 0.001)
-    for call in bench.plan_again():
-        call.run()
-    assert error_of(bench.publisher.answers).code == "expired"
-    assert runs == []
-
-
-# --- broken messages ---
-
-
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [
-        (b'{"a":nan,"reply_to":"caller:someone","request_id":"r"}', "The message is broken: not JSON"),
-        (b'"\xff","reply_to":"caller:someone","request_id":"r"}', "The message is broken: not UTF-8 (byte 1)"),
-        (b"[" * 100_000 + b',"reply_to":"caller:someone","request_id":"r"}', "nested too deeply"),
-        (json.dumps(message(action=7)).encode(), "has an 'action' that is a number, not text"),
-        (json.dumps({**message(), "v": 1, "deadline": "x"}).encode(), "'deadline' must be a number"),
-    ],
-)
-def test_a_broken_message_is_answered_where_its_envelope_says(bench: Bench, data: bytes, said: str) -> None:
-    error = error_of(bench.handle(data))
-    assert type(error) is BadMessage
-    assert said in str(error)
-    assert bench.dispatcher.counts.broken == 1
-
-
-def test_a_message_that_is_too_large_is_answered_and_not_read(bench: Bench, runs: list[Any]) -> None:
-    bench.action(lambda: runs.append(1))
-    error = error_of(bench.handle(message("x" * MAX_MESSAGE)))
-    assert error.code == "too_large"
-    assert runs == []
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"no JSON",
-        b"\xff\xfe",
-        b"null",
-        b"[]",
-        b'"text"',
-        b"{}",
-        b"[" * 200_000,
-        b'{"action":"act","reply_to":"other-service"}',
-        b'{"action":"act","reply_to":"other.responses","request_id":"r"}',
-        b'{"action":"act","reply_to":["caller:someone"]}',
-        b'{"a":nan,"reply_to":"other-service","request_id":"r"}',
-    ],
-)
-def test_a_broken_message_without_a_trusted_channel_is_answered_nowhere(
-    bench: Bench, data: bytes, runs: list[Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    """An answer to a channel that a stranger names may be a request to another service."""
-    bench.action(lambda: runs.append(1)).handle(data)
-    assert bench.publisher.sent == []
-    assert runs == []
-    assert (bench.dispatcher.counts.broken, bench.dispatcher.counts.received) == (1, 1)
-    assert len(caplog.records) == 1
-    assert caplog.records[0].levelno == logging.WARNING
-
-
-def test_a_broken_message_cannot_forge_a_line_of_the_log(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    bench.handle(b'{"action":"a\\n<0>forged","reply_to":"caller:x\\n<0>forged","request_id":"r"}')
-    bench.handle(b"\n<0>forged")
-    assert all(text.isprintable() for text in caplog.messages)
-
-
-def test_without_a_reply_channel_the_default_one_is_answered(bench: Bench) -> None:
-    bench.action(lambda: 1).handle({"action": "act"})
-    assert bench.publisher.sent == [
-        ("svc.responses", {"status": "success", "payload": 1, "request_id": None, "final": True})
-    ]
-
-
-# --- shared services ---
-
-
-@pytest.mark.parametrize("data", [b"broken", json.dumps(message()).encode(), json.dumps(message(action="x")).encode()])
-def test_another_process_message_is_left_to_it(data: bytes, runs: list[Any], caplog: pytest.LogCaptureFixture) -> None:
-    bench = Bench(mine=lambda _request_id, _ticket: False).action(lambda: runs.append(1))
-    bench.handle(data)
-    assert (runs, bench.publisher.sent, caplog.messages) == ([], [], [])
-
-
-def test_a_process_asks_once_for_each_message() -> None:
-    asked: list[tuple[object, str]] = []
-
-    def mine(request: PubSubRequest | None, ticket: str) -> bool:
-        asked.append((request and request.request_id, ticket))
-        return True
-
-    bench = Bench(mine=mine).action(lambda: 1)
-    bench.dispatcher.open()
-    for data in (json.dumps(message()).encode(), b"broken"):
-        call = bench.dispatcher.plan_request(None, "t:1", data)
-        if call is not None:
-            call.run()
-    assert asked == [("r", "t:1"), (None, "t:1")]
-    assert bench.publisher.answers == [success(1)]
-
-
-# --- before the service is open, and when it refuses ---
-
-
-def test_what_comes_before_the_start_is_kept_until_then(bench: Bench, runs: list[Any]) -> None:
-    bench.action(lambda: runs.append(request.payload))
-    listener = Work(Record("listen", "news", runs.append))
-    assert bench.plan(message(1)) is None
-    assert bench.dispatcher.plan_message(listener, "news", b"2") is None
-    assert bench.plan(message(3)) is None
-    assert (bench.dispatcher.held, runs) == (True, [])
-    calls = bench.plan_again()
-    assert not bench.dispatcher.held
-    assert [call.run() for call in calls] == [True] * 3
-    assert runs == [1, 2, 3]
-    assert bench.dispatcher.counts.received == 3
-    assert bench.dispatcher.open() == []
-    assert bench.plan(message()) is not None
-
-
-def test_of_too_many_that_come_before_the_start_the_last_are_refused(bench: Bench) -> None:
-    bench.action(lambda: None)
-    for _ in range(EARLY_LIMIT + 1):
-        assert bench.plan(message()) is None
-    error = error_of(bench.publisher.answers)
-    assert error.code == "busy"
-    assert str(error).startswith("The service is starting")
-    assert len(bench.dispatcher.open()) == EARLY_LIMIT
-
-
-def test_what_is_kept_until_the_start_is_kept_as_it_came(bench: Bench) -> None:
-    """Its bytes: what they are read as takes much more."""
-    work = Work(Record("listen", "news", print))
-    data = json.dumps(message({"a": [1, 2]})).encode()
-    bench.action(lambda: None).plan(data)
-    bench.dispatcher.plan_message(work, "news", b"[1]")
-    kept = bench.dispatcher.open()
-    assert [(item[0], *item[2:]) for item in kept] == [(None, "", data), (work, "news", b"[1]")]
-
-
-def test_of_too_many_bytes_before_the_start_the_last_are_refused(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    large, small = (json.dumps(message("x" * size)).encode() for size in (1000, 1))
-    monkeypatch.setattr(dispatch, "EARLY_BYTES", 2 * len(large) + len(small) + 2)
-    bench.action(lambda: None)
-    work = Work(Record("listen", "news", print))
-    for data in (large, large, large, small):
-        assert bench.plan(data) is None
-    for data in (b"[1]", b"[]", b"{}"):
-        assert bench.dispatcher.plan_message(work, "news", data) is None
-    error = error_of(bench.publisher.answers)
-    assert (error.code, str(error)[:23]) == ("busy", "The service is starting")
-    assert caplog.messages == ["Messages on channel 'news' are being dropped: the service is starting"]
-    assert bench.dispatcher.counts.dropped == 2
-    assert [data for *_, data in bench.dispatcher.open()] == [large, large, small, b"[]"]
-
-
-def test_a_shared_service_that_starts_does_not_refuse_what_others_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "EARLY_BYTES", 0)
-    bench = Bench(mine=lambda _request, _ticket: False).action(lambda: None)
-    assert bench.plan(message()) is None
-    assert bench.publisher.sent == []
-
-
 def test_a_refused_request_is_answered_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    bench.action(lambda: None).dispatcher.open()
+    bench.action(lambda: None).open()
     call = bench.plan(message())
     call.refuse(Stopping("it stops"))
     call.refuse(Stopping("it stops"))
-    assert (type(error_of(bench.publisher.answers)), bench.dispatcher.counts.refused) == (Stopping, 1)
+    assert (type(error_of(bench.publisher.answers)), bench.counts.refused) == (Stopping, 1)
     assert caplog.messages == ["Action 'act' (request 'r') was refused: it stops"]
 
 
 def test_a_finished_request_cannot_be_refused(bench: Bench) -> None:
-    bench.action(lambda: 1).dispatcher.open()
+    bench.action(lambda: 1).open()
     call = bench.plan(message())
     call.run()
     call.refuse(Stopping("it stops"))
     assert bench.publisher.answers == [success(1)]
-    assert bench.dispatcher.counts.refused == 0
+    assert bench.counts.refused == 0
 
 
 def test_a_handler_that_goes_on_after_its_refusal_answers_nobody(bench: Bench) -> None:
@@ -842,154 +468,10 @@ def test_a_handler_that_goes_on_after_its_refusal_answers_nobody(bench: Bench) -
         calls[0].refuse(Stopping("it stops"))
         return "late"
 
-    bench.action(handler).dispatcher.open()
+    bench.action(handler).open()
     calls.append(bench.plan(message()))
     calls[0].run()
     assert type(error_of(bench.publisher.answers)) is Stopping
-
-
-# --- waiting for a worker ---
-
-SENT: list[dict[str, Any]] = [
-    message({"a": [1, {"b": None}]}),
-    message("text"),
-    message('{"older": "callers"}'),
-    message('{"a": 1}', v=1, deadline=None, timeout=None, clock="clock"),
-    message(None),
-    {"action": "act", "fields": 1, "beside": [2], "reply_to": CALLER, "request_id": "r"},
-    {"action": "act", "service": "a field"},
-]
-
-
-@pytest.mark.parametrize("sent", SENT)
-def test_after_a_wait_the_request_is_what_it_was(bench: Bench, sent: dict[str, Any]) -> None:
-    seen: list[Any] = []
-
-    def handler() -> None:
-        fields = ("payload", "raw", "action", "request_id", "reply_to", "service", "deadline", "clock", "timeout")
-        seen.append({name: getattr(request, name) for name in fields})
-
-    bench.action(handler).dispatcher.open()
-    data = json.dumps(sent).encode()
-    at_once, later = bench.plan(data), bench.plan(data)
-    later.pack(data)
-    assert (later.request.raw, later.request.payload) == ({}, None)  # what was read takes no memory meanwhile
-    for call in (at_once, later):
-        call.run()
-    assert seen[0] == seen[1]
-    assert seen[0]["raw"] == sent
-    assert len({str(answer) for _, answer in bench.publisher.sent}) == 1
-
-
-@pytest.mark.parametrize("payload", [{"a": 1}, [1], "text", '{"a": 1}', 5, None])
-def test_after_a_wait_a_listener_gets_the_payload(bench: Bench, runs: list[Any], payload: object) -> None:
-    def listener(payload: object, channel: str) -> None:
-        runs.append((payload, channel))
-
-    bench.dispatcher.open()
-    data = json.dumps(payload).encode()
-    for function in (runs.append, listener):
-        call = bench.dispatcher.plan_message(Work(Record("listen", "s.*", function)), "s.1", data)
-        assert call is not None
-        call.pack(data)
-        assert call.arguments[0] is None
-        assert call.run() is True
-    assert runs == [payload, (payload, "s.1")]
-
-
-def test_a_request_that_waits_is_refused_as_any_other(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    bench.action(lambda: None).dispatcher.open()
-    data = json.dumps(message({"a": 1})).encode()
-    call = bench.plan(data)
-    call.pack(data)
-    call.refuse(Stopping("it stops"))
-    assert type(error_of(bench.publisher.answers)) is Stopping
-    assert caplog.messages == ["Action 'act' (request 'r') was refused: it stops"]
-
-
-def test_a_request_whose_deadline_passes_while_it_waits_is_not_run(bench: Bench, runs: list[Any]) -> None:
-    bench.action(lambda: runs.append(1)).dispatcher.open()
-    data = json.dumps(message(v=1, deadline=monotonic() + 0.001, timeout=0.001, clock="clock")).encode()
-    call = bench.plan(data)
-    call.pack(data)
-    wait_for(lambda: monotonic() > call.request.deadline)
-    call.run()
-    assert error_of(bench.publisher.answers).code == "expired"
-    assert runs == []
-
-
-# --- listened messages ---
-
-
-@pytest.mark.parametrize("payload", [{"a": 1}, [1], "text", 5, None])
-def test_a_listener_gets_the_payload(bench: Bench, runs: list[Any], payload: object) -> None:
-    bench.dispatcher.open()
-    call = bench.dispatcher.plan_message(
-        Work(Record("listen", "news", runs.append)), "news", json.dumps(payload).encode()
-    )
-    assert call is not None
-    assert call.run() is True
-    assert runs == [payload]
-
-
-def test_a_listener_may_ask_for_the_channel(bench: Bench, runs: list[Any]) -> None:
-    bench.dispatcher.open()
-
-    def listener(payload: object, channel: str) -> None:
-        runs.append((payload, channel))
-
-    call = bench.dispatcher.plan_message(Work(Record("listen", "s.*", listener)), "s.1", b"5")
-    assert call is not None
-    call.run()
-    assert runs == [(5, "s.1")]
-
-
-@pytest.mark.parametrize("data", [b"broken", b"\xff", b"[" * 100_000, b"x" * (MAX_MESSAGE + 1)])
-def test_a_broken_listened_message_is_counted_and_logged(
-    bench: Bench, data: bytes, runs: list[Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    bench.dispatcher.open()
-    work = Work(Record("listen", "news", runs.append))
-    assert bench.dispatcher.plan_message(work, "news\n<0>", data) is None
-    assert bench.dispatcher.counts.broken == 1
-    assert caplog.messages[0].startswith("A message on channel 'news\\n<0>' was ignored: ")
-    assert caplog.messages[0].isprintable()
-    assert runs == []
-
-
-def test_a_listener_that_fails_is_logged_and_its_value_ignored(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    bench.dispatcher.open()
-    for function in (lambda _payload: 1 / 0, lambda _payload: "ignored", lambda _payload: (n for n in range(3))):
-        call = bench.dispatcher.plan_message(Work(Record("listen", "news", function)), "news", b"1")
-        assert call is not None
-        assert call.run() is True
-    assert bench.publisher.sent == []
-    assert len(caplog.records) == bench.dispatcher.counts.failed == 1
-    assert caplog.messages[0].startswith("The listener of channel 'news' failed (error id ")
-
-
-def test_an_async_listener_is_resumed_when_it_ends(bench: Bench, runs: list[Any]) -> None:
-    async def listener(payload: object) -> None:
-        runs.append(payload)
-
-    bench.dispatcher.open()
-    work = Work(Record("listen", "news", listener))
-    call = bench.dispatcher.plan_message(work, "news", b"5")
-    assert call is not None
-    assert call.run() is False
-    assert bench.resumed == []
-    asyncio.run(bench.started.pop())
-    assert (runs, bench.resumed) == ([5], [work])
-
-
-def test_a_dropped_message_is_counted_each_time_and_logged_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    bench.dispatcher.open()
-    call = bench.dispatcher.plan_message(Work(Record("listen", "news", print)), "news", b"1")
-    assert call is not None
-    for _ in range(5):
-        call.refuse(Busy("full"))
-    assert bench.dispatcher.counts.dropped == 5
-    assert caplog.messages == ["Messages on channel 'news' are being dropped: full"]
 
 
 # --- calls of another door: routes ---
@@ -1109,7 +591,7 @@ def test_the_status_of_a_failure_says_whether_it_is_ours(
     assert call.answer.status == status
     assert "hunter2" not in json.dumps(call.json)
     assert f"error id {call.json['error_id']}" in caplog.text
-    assert bench.dispatcher.counts.failed == 1
+    assert bench.counts.failed == 1
 
 
 @pytest.mark.parametrize(
@@ -1141,7 +623,7 @@ def test_an_answer_that_cannot_be_given_over_http_is_a_failure(bench: Bench, val
     call = RouteCall(lambda: value)
     bench.dispatcher.handle(call)
     assert call.answer.status == 500
-    assert bench.dispatcher.counts.failed == 1
+    assert bench.counts.failed == 1
 
 
 class Named(DaebusError):
@@ -1157,15 +639,23 @@ def test_an_error_of_the_users_own_with_an_odd_status_is_a_failure(bench: Bench)
     call = RouteCall(handler)
     bench.dispatcher.handle(call)
     assert call.answer.status == 500
-    assert bench.dispatcher.counts.failed == 1
+    assert bench.counts.failed == 1
+
+
+@pytest.mark.parametrize(("ahead", "status"), [(None, 200), (60, 200), (-0.001, 504)])
+def test_what_is_too_late_for_its_caller_is_not_run(bench: Bench, ahead: float | None, status: int) -> None:
+    ran: list[int] = []
+    call = RouteCall(lambda: ran.append(1) or "done")  # type: ignore[func-returns-value]
+    assert bench.dispatcher.handle_in_time(call, None if ahead is None else monotonic() + ahead) is True
+    assert (call.answer.status, bool(ran), bench.counts.expired) == (status, status == 200, int(status != 200))
 
 
 def test_a_refused_route_is_answered_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     call = RouteCall(lambda: "x")
-    bench.dispatcher.refuse(call, Stopping("it stops"))  # type: ignore[arg-type]
-    bench.dispatcher.refuse(call, Stopping("it stops"))  # type: ignore[arg-type]
+    bench.dispatcher.refuse(call, Stopping("it stops"))
+    bench.dispatcher.refuse(call, Stopping("it stops"))
     assert call.answer.status == 503
-    assert bench.dispatcher.counts.refused == 1
+    assert bench.counts.refused == 1
     assert caplog.messages == ["Route GET '/' was refused: it stops"]
 
 

@@ -53,7 +53,7 @@ class Bench:
 
     def start(self, *, admit: bool = True) -> Bench:
         bus: Any = Bus()
-        dispatcher = Dispatcher("svc", [], {}, bus, "clock")
+        dispatcher = Dispatcher("svc", [], bus.flush)
         dispatcher.hooks = hooks_of(self.app)
         self.endpoints = Endpoints(self.app, self.app.http, self.app.websocket, debug=self._debug)
         self.endpoints.open(self.engine, dispatcher, bus)

@@ -15,6 +15,7 @@ from daebus.errors import BadMessage, Busy, DaebusError, HttpError, InternalErro
 from daebus.exchange import HttpRequest, HttpResponse
 from daebus.hooks import Hooks, hooks_of
 from daebus.http1 import read_head
+from daebus.inbox import Inbox
 from daebus.registry import Record, Registry
 from daebus.work import Work
 
@@ -59,9 +60,8 @@ class Bench:
         self.ran: list[Any] = []
 
     def dispatcher(self, *actions: Record) -> Dispatcher:
-        dispatcher = Dispatcher("svc", actions, {}, self.publisher, "clock")
+        dispatcher = Dispatcher("svc", actions, self.publisher.flush)
         dispatcher.hooks = hooks_of(self.registry)
-        dispatcher.open()
         return dispatcher
 
     def route(self, function: Callable[..., Any], kind: str = "route") -> HttpResponse:
@@ -74,7 +74,9 @@ class Bench:
     def action(self, function: Callable[..., Any]) -> dict[str, Any]:
         """The one answer of an action."""
         message = {"action": "act", "payload": {"p": 1}, "reply_to": "caller:x", "request_id": "r", "service": "svc"}
-        call = self.dispatcher(Record("action", "act", function)).plan_request(None, "", json.dumps(message).encode())
+        inbox = Inbox(self.dispatcher(Record("action", "act", function)), self.publisher, {}, "clock")
+        inbox.open()
+        call = inbox.plan_request(None, "", json.dumps(message).encode())
         assert call is not None
         call.run()
         (answer,) = self.publisher.sent

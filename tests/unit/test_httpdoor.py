@@ -95,11 +95,6 @@ class Hand:
         self.spares.append(function)
 
 
-class Publisher:
-    def flush(self) -> None:
-        """Nothing is published."""
-
-
 class Bench:
     """A door with routes, and one connection that came in by it."""
 
@@ -107,7 +102,7 @@ class Bench:
         self.table = RouteTable()
         self.engine = Hand()
         self.started: list[Coroutine[Any, Any, None]] = []
-        self.dispatcher = Dispatcher("svc", [], {}, Publisher(), "clock")
+        self.dispatcher = Dispatcher("svc", [], lambda: None)
         self.dispatcher.start_coroutine = self.started.append
         self.policy = Policy(Cors(cors) if cors is not None else None, Hosts((), ["device"]))
         self.limits = Limits()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from time import monotonic
 from typing import Any
 
 import pytest
 
-from daebus import dispatch, request
+from daebus import inbox, request
 from daebus.dispatch import Dispatcher
+from daebus.inbox import Inbox
 from daebus.message import MAX_MESSAGE
 from daebus.registry import Record
 from daebus.workflows import Workflows
@@ -38,9 +40,9 @@ class Bench:
 
     def __init__(self) -> None:
         self.publisher = Publisher()
-        self.dispatcher = Dispatcher("svc", [], {}, self.publisher, "clock")
-        record = Record("workflow", "talk", self._handle)
-        self.workflows = Workflows("svc", [record], self.dispatcher, self.publisher)
+        self.dispatcher = Dispatcher("svc", [], self.publisher.flush)
+        self.inbox = Inbox(self.dispatcher, self.publisher, {}, "clock")
+        self.workflows = Workflows([Record("workflow", "talk", self._handle)], self.inbox)
         self.asked: list[tuple[object, object]] = []
         self.answer: object = None
 
@@ -63,7 +65,7 @@ def bench() -> Bench:
 
 @pytest.mark.parametrize("message", [{"payload": {"a": [1]}}, {"payload": "text"}, {"payload": None}, {}])
 def test_after_a_wait_the_message_is_what_it_was(bench: Bench, message: dict[str, Any]) -> None:
-    bench.dispatcher.open()
+    bench.inbox.open()
     for begin in (bench.begin, bench.plan):
         bench.asked.clear()
         at_once, data = begin(**message)
@@ -80,7 +82,7 @@ def test_what_comes_before_the_start_is_kept_until_then(bench: Bench) -> None:
     bench.answer = "done"
     call, data = bench.begin(payload=1)
     assert call is None
-    items = bench.dispatcher.open()
+    items = bench.inbox.open()
     assert items == [(None, bench.workflows.plan, "", data)]
     for work, plan, channel, kept in items:
         planned = plan(work, channel, kept)
@@ -92,18 +94,26 @@ def test_what_comes_before_the_start_is_kept_until_then(bench: Bench) -> None:
 
 
 def test_of_too_many_bytes_before_the_start_the_last_are_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "EARLY_BYTES", 0)
+    monkeypatch.setattr(inbox, "EARLY_BYTES", 0)
     assert bench.begin(payload=1)[0] is None
     ((channel, said),) = bench.publisher.sent
     assert (channel, said["workflow_id"], said["status"], said["code"]) == (CALLER, "w", "error", "busy")
-    assert bench.dispatcher.open() == []
+    assert bench.inbox.open() == []
 
 
 def test_a_large_part_that_is_dropped_ends_the_workflow_with_a_small_error(bench: Bench) -> None:
     """In the format of workflows, or whoever began it does not know it for an answer."""
-    bench.dispatcher.open()
+    bench.inbox.open()
     bench.publisher.largest = 1000
     bench.answer = "x" * 2000
     bench.begin(payload=1)[0].run()
     ((channel, said),) = bench.publisher.sent
     assert (channel, said.get("workflow_id"), said["status"], said["code"]) == (CALLER, "w", "error", "busy")
+
+
+@pytest.mark.parametrize(("ahead", "clock", "run"), [(-1, "clock", False), (60, "clock", True), (-1, "other", True)])
+def test_a_message_whose_deadline_has_passed_is_not_handled(bench: Bench, ahead: int, clock: str, run: bool) -> None:
+    bench.inbox.open()
+    bench.begin(payload=1, v=1, deadline=monotonic() + ahead, clock=clock)[0].run()
+    assert (len(bench.asked), bench.dispatcher.counts.expired) == ((1, 0) if run else (0, 1))
+    assert [said["code"] for _channel, said in bench.publisher.sent] == ([] if run else ["expired"])
