@@ -186,6 +186,9 @@ class Dispatcher:
         finally:
             self._done_awaiting(call)
             self._flush()
+            over = getattr(call, "over", None)  # of those that count what runs
+            if over is not None:
+                over()
             self.resume(call.work)
 
     async def _exhaust(self, call: Call, parts: Any) -> None:

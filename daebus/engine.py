@@ -488,13 +488,15 @@ class Engine:
     def _thread_main(self, job: Call | _Spare | _Reading | None) -> None:
         try:
             while job is not None:
-                job = self._do(job)
+                following = self._do(job)
+                job = None  # a thread that rests holds on to nothing
+                job = following() if following is not None else None
         except BaseException:  # noqa: BLE001 - the last stop of the thread
             logger.critical("A worker thread failed; this is a defect of Daebus", exc_info=True)
             os._exit(70)  # EX_SOFTWARE: better restarted by systemd than half alive
 
-    def _do(self, job: Call | _Spare | _Reading) -> Call | _Spare | _Reading | None:
-        """Do a job; return the next one, or None when the thread may end."""
+    def _do(self, job: Call | _Spare | _Reading) -> Callable[[], Call | _Spare | _Reading | None] | None:
+        """Do a job; return what gets the next one, or None when the thread may end."""
         if isinstance(job, _Spare):
             job.function()
         elif isinstance(job, _Reading):
@@ -502,13 +504,13 @@ class Engine:
             self._flush()
             if self._displaced():
                 self.ring()
-                return self._next_job()
+                return self._next_job
             self._close()
             return None
         else:
             self._work(job)
-            return self._next_job()
-        return self._rest()
+            return self._next_job
+        return self._rest
 
     def _displaced(self) -> bool:
         """Whether this thread lost the sockets to another (else the engine was stopped)."""

@@ -465,9 +465,10 @@ class HttpResponse:
         """Answer with what the handler returned; if that is nothing, with what it said by `response.send`."""
         self.deliver(self.made_of(result))
 
-    def set_default_status(self, status: int) -> None:
-        """Say which status an answer has that names none."""
-        self.status = status
+    def begin_error(self, error: BaseException) -> None:
+        """Have the status and the headers of an error, for an answer that names none."""
+        self.status = error.http_status if isinstance(error, DaebusError) else 500
+        self.headers += [check_header(name, value) for name, value in getattr(error, "headers", ())]
 
     def made_of(self, result: Any) -> HttpResponse:
         """Return the response that a handler's result stands for."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from itertools import count
 from threading import Lock
 from time import monotonic
 
@@ -307,14 +306,13 @@ class GatewayCall:
         if self._packed is not None:
             self.request.unpack(loads(self._packed))
             self._packed = None
-        try:
-            handled: bool = self._gateway.run_action(self)
-        finally:
-            self._end()
+        handled: bool = self._gateway.run_action(self)
+        if handled:
+            self.over()
         return handled
 
-    def _end(self) -> None:
-        """Give the place back, once."""
+    def over(self) -> None:
+        """Give the place back, once: the handler is through."""
         try:
             self._ended.pop()
         except IndexError:
@@ -329,7 +327,7 @@ class GatewayCall:
     def refuse(self, error: DaebusError) -> None:
         """Answer with an error instead of running."""
         self._gateway.refuse(self, error)
-        self._end()
+        self.over()
 
     def __str__(self) -> str:
         return f"Action {one_line(self.work.name)!r} (called by a WebSocket client)"
@@ -373,8 +371,6 @@ class Gateway:
         self._listeners: dict[str, dict[Session, None]] = {}  # by channel, or by glob
         self._pending: dict[str, _Pending] = {}  # by request id on the bus
         self._channel = f"caller:{service}-{new_id()}"
-        self._prefix = new_id()[:24]
-        self._numbers = count(1)
         self._clock = clock_id()
         self._stopped = False
         self._engine = door.engine
@@ -448,7 +444,8 @@ class Gateway:
 
     def run_action(self, call: GatewayCall) -> bool:
         """Run a call of our own, unless it has its answer already."""
-        if call.response.answered:
+        if call.response.answered or call.session.closed:  # nobody waits for it
+            self._answered(call)
             return True
         handled: bool = self._dispatcher.handle_in_time(call, call.deadline)
         return handled
@@ -485,7 +482,7 @@ class Gateway:
         payload: Any,
         timeout: float,
     ) -> None:
-        name = f"{self._prefix}{next(self._numbers):012x}"
+        name = new_id()  # none that another service could guess: it might answer in this one's place
         call = _Pending(session, request_id, service, timeout)
         data = encode_request(service, action, payload, self._channel, name, call.deadline, timeout, self._clock)
         if not self._enter(name, call):

@@ -46,7 +46,7 @@ class Hooks:
         by_class = next((self._errors[cls] for cls in type(error).__mro__ if cls in self._errors), None)
         by_status = self._errors.get(status) if call.response.streams else None
         if by_class or by_status:
-            call.response.set_default_status(status or 500)
+            call.response.begin_error(error)
         return by_status or by_class if isinstance(error, HttpError) else by_class or by_status
 
 

@@ -164,6 +164,8 @@ def _parse(data: bytes) -> Head:
         request = parser.next_event()
     except h11.RemoteProtocolError as error:
         raise HttpError(error.error_status_hint, "the request is malformed") from None
+    except ValueError:  # of older versions, for a length of thousands of digits
+        raise HttpError(400, "the request is malformed") from None
     if not isinstance(request, h11.Request):
         raise HttpError(400, "the request is malformed")
     headers = _joined(request.headers)

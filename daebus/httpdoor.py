@@ -355,7 +355,7 @@ class HttpConnection:
 
     def expired(self, now: float) -> None:
         """The client has had its time."""
-        if self._busy:
+        if self._busy or self.connection.sending:
             return
         if self._body is not None or self._buffer:
             self._refuse(HttpError(408, "the request took too long to arrive"))

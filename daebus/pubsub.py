@@ -80,7 +80,7 @@ class PubSubResponse:
         """Answer with an error of ours."""
         self.error(error)
 
-    def set_default_status(self, status: int) -> None:
+    def begin_error(self, error: BaseException) -> None:
         """Nothing: an answer over Redis has no status."""
 
     def made_of(self, result: Any) -> Any:

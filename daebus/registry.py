@@ -168,7 +168,7 @@ class Registry:
         It may do without the request (and use `request`). `methods` are GET unless given. Placeholders are `<name>`,
         `<int:name>`, `<float:name>` and `<path:name>`. `inline` is as in `action`.
         """
-        from .routes import placeholders
+        from .routes import check_method, placeholders
 
         if callable(path):
             raise DeclarationError('the decorator needs a path: write @app.route("/path")')
@@ -179,7 +179,7 @@ class Registry:
         names = placeholders(path)
         decorators = [
             self._declare("route", f"{method} {path}", inline=inline, subject=names)
-            for method in dict.fromkeys(one.upper() for one in methods or ("GET",))
+            for method in dict.fromkeys(map(check_method, methods or ("GET",)))
         ]
 
         def decorate(function: F) -> F:

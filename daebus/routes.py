@@ -235,7 +235,7 @@ class RouteTable:
 
     def add(self, method: str, path: str, target: Any) -> None:
         """Enter what a method and a template stand for; `DeclarationError` says what is wrong with either."""
-        method = _check_method(method)
+        method = check_method(method)
         template = _parsed(path)
         node = self._root
         for segment in template.head:
@@ -353,7 +353,8 @@ def _quoted(path: str) -> str:
     return _escaped.sub(lambda sign: "".join(f"%{byte:02X}" for byte in sign[0].encode()), path)
 
 
-def _check_method(method: object) -> str:
+def check_method(method: object) -> str:
+    """Return a method in capitals; `DeclarationError` if it is none."""
     if isinstance(method, str) and _method.fullmatch(method):
         return method.upper()
     raise DeclarationError(f"{shown(method)} is not an HTTP method: give names such as 'GET' and 'POST'")

@@ -183,7 +183,11 @@ class DaebusWebSocket:
     ) -> dict[str, bool]:
         """Send to these clients; return for each whether it is connected."""
         clients, frame = self.clients, message_frame(message_type, data)
-        return {one: one in clients and clients[one].transmit(frame) for one in client_ids}
+        return {one: self._transmit_to(clients.get(one), frame) for one in client_ids}
+
+    @staticmethod
+    def _transmit_to(client: Any, frame: bytes) -> bool:
+        return client is not None and bool(client.transmit(frame))
 
     safe_broadcast_to_all = broadcast_to_all
     safe_send_to_client = send_to_client

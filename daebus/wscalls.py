@@ -131,6 +131,9 @@ class SocketCall:
 
     def run(self) -> bool:
         """Handle the message on this thread; False if a coroutine goes on with it on the event loop."""
+        if self.response.session.closed:  # its client has gone: nobody waits for it
+            self.response.abandon()
+            return True
         if self._packed is not None:
             self.request.fill(loads(self._packed))
             self.arguments = _given(self.work.wants, self.request)

@@ -36,6 +36,7 @@ from .wsframes import (
     INTERNAL_ERROR,
     NORMAL,
     PING,
+    POLICY,
     PONG,
     TEXT,
     TRY_LATER,
@@ -68,6 +69,9 @@ FAREWELL = 1.0
 AT_WORK, AT_WORK_BYTES = 64, 256 * 1024
 """Messages of a client that may be at work or wait for it, and their bytes; beyond, no more are read."""
 
+PARTIAL_BYTES, PARTIAL_LIMIT = 16 * 1024 * 1024, 30.0
+"""Bytes of all unfinished messages together; and the seconds that one may take."""
+
 _OPEN, _CLOSING, _CLOSED = range(3)
 
 _type = re.compile(rb'\s*+\{\s*+"type"\s*+:\s*+"([^"\\]{1,200}+)"\s*+[,}]')
@@ -88,9 +92,9 @@ class Session:
 
     __slots__ = (
         "_at_work", "_at_work_bytes", "_close_code", "_counted", "_frames", "_heard", "_held", "_leaving", "_lock",
-        "_paused", "_pinged", "_state", "_turns", "_window", "channels", "client_id", "connected_at", "connection",
-        "door", "headers", "messages_received", "messages_sent", "opened", "own_running", "own_waiting", "path",
-        "pending", "used",
+        "_partial", "_partial_since", "_paused", "_pinged", "_state", "_turns", "_window", "channels", "client_id",
+        "connected_at", "connection", "door", "headers", "messages_received", "messages_sent", "opened",
+        "own_running", "own_waiting", "path", "pending", "used",
     )  # fmt: skip
 
     expendable = 0  # see `net.Protocol`: a client that is in stays
@@ -115,6 +119,8 @@ class Session:
         self._counted = 0  # messages in it
         self.channels: set[str] = set()  # that it hears through the gateway
         self.pending: set[str] = set()  # its calls of other services
+        self._partial = 0  # bytes of a message of which parts have come
+        self._partial_since = 0.0
         self.own_running = 0  # its calls of our own actions
         self.own_waiting: deque[Any] = deque()  # and those that wait for them
         self.messages_received = self.messages_sent = 0
@@ -209,7 +215,22 @@ class Session:
                 self._take(payload, now, items)
             else:
                 self._take_control(kind, payload)
+        if self._frames.held or self._partial:
+            self._account(now)
         return items
+
+    def _account(self, now: float) -> None:
+        """See to it that unfinished messages stay within bounds."""
+        held, before = self._frames.held, self._partial
+        self._partial = held
+        self._partial_since = now if not before or not held else self._partial_since
+        self.door.partial += held - before
+        if held > before and self.door.partial > PARTIAL_BYTES:
+            self.close(TRY_LATER, "too many large messages at once")
+            self.connection.close()
+        elif held and now - self._partial_since > PARTIAL_LIMIT:
+            self.close(POLICY, "the message took too long")
+            self.connection.close()
 
     def _take_control(self, kind: int, payload: bytes) -> None:
         if kind == PING:
@@ -406,6 +427,8 @@ class Session:
             self.connection.abort()
         elif self._paused:
             self.connection.deadline = now + interval
+        elif self._partial and now - self._partial_since > PARTIAL_LIMIT:
+            self._account(now)
         elif now - self._heard < interval:
             self.connection.deadline = self._heard + interval
         elif self._pinged:
@@ -422,6 +445,8 @@ class Session:
         with self._lock:
             self._state = _CLOSED
         self._turns.clear()
+        self.door.partial -= self._partial
+        self._partial = 0
         self.door.left(self, self._close_code)
 
     def stopping(self) -> None:
@@ -480,6 +505,7 @@ class WebSocketDoor:
         self.stopping = False
         self._stopped_at = 0.0
         self._broadcasting = Lock()  # all clients get all broadcasts in one order
+        self.partial = 0  # bytes of unfinished messages
         self._greeted: set[Session] = set()  # those that want to hear of the bus
         connect = [Handler(record) for record in registry.records("socket_connect")]
         self.admitting = Work(Record("socket_connect", "socket_connect", admitting(connect)))

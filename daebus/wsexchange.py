@@ -133,10 +133,10 @@ class WebSocketResponse:
         if progress_percentage is not None:
             fields = payload if isinstance(payload, dict) else {"data": payload}
             payload = {**fields, "progress_percentage": max(0, min(100, progress_percentage))}
-        if payload is None or type(payload) is Sent:
-            return Sent(0)
         if self.session.closed:
             self._ended = True
+            return Sent(0)
+        if payload is None or type(payload) is Sent:
             return Sent(0)
         named = self.request_id is not None or progress_percentage is not None
         return self.send(payload, "progress" if named else "response")
@@ -186,7 +186,12 @@ class WebSocketResponse:
         self.session.transmit(frame)
         self._end()
 
-    def set_default_status(self, status: int) -> None:
+    def abandon(self) -> None:
+        """The handler will not run."""
+        self._ended = True
+        self._end()
+
+    def begin_error(self, error: BaseException) -> None:
         """Nothing: a message has no status."""
 
     def _end(self) -> None:

@@ -52,6 +52,11 @@ class Frames:
         self._utf8: IncrementalDecoder | None = None
         self.ended = False
 
+    @property
+    def held(self) -> int:
+        """The bytes of a message of which parts have come."""
+        return len(self._message)
+
     def receive(self, data: bytes) -> list[Event]:
         """Take bytes as they came; return the messages and control frames that are complete, in order.
 
