@@ -360,6 +360,7 @@ class Engine:
             return work
         me.call = call
         if (call.work.slow or self._working >= self._max_workers) and self._elsewhere(me, call, item):
+            me.call = None
             return None
         finished = call.run()
         me.call = None

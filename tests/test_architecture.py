@@ -56,8 +56,8 @@ APART = ["redisserver"]
 WORLDLY = {"socket", "threading", "time", "os", "logging", "selectors", "ssl", "subprocess", "asyncio"}
 PUBLIC = {
     "AsyncCaller", "Blueprint", "Daebus", "DaebusCaller", "DaebusError", "DaebusHttp", "DaebusWebSocket",
-    "DaebusWorkflow", "HttpRequest", "HttpResponse", "PubSubRequest", "PubSubResponse", "broadcast", "cache", "direct_logger", "get_daemon", "logger", "request",
-    "WebSocketRequest", "WebSocketResponse", "response",
+    "DaebusWorkflow", "HttpRequest", "HttpResponse", "PubSubRequest", "PubSubResponse", "WebSocketRequest",
+    "WebSocketResponse", "broadcast", "cache", "direct_logger", "get_daemon", "logger", "request", "response",
 }  # fmt: skip
 HEAVY = ["h11", "wsproto", "redis", "asyncio", "http", "ssl", "uuid", "inspect", "dataclasses", "typing"]
 

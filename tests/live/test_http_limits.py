@@ -1019,8 +1019,8 @@ def break_in(port: int, number: int) -> None:
 def settled(site: Script) -> int:
     """The open descriptors once nothing is left to do; idle workers end after a few seconds."""
     assert served(site)
-    wait_for(lambda: site.threads() <= 3, ANSWER_SECONDS, lambda: f"{site.threads()} threads")
-    wait_for(lambda: site.descriptors() < 16, ANSWER_SECONDS, lambda: f"{site.descriptors()} descriptors")
+    wait_for(lambda: site.threads() <= 3, 2 * ANSWER_SECONDS, lambda: f"{site.threads()} threads")
+    wait_for(lambda: site.descriptors() < 16, 2 * ANSWER_SECONDS, lambda: f"{site.descriptors()} descriptors")
     return site.descriptors()
 
 
