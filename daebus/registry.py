@@ -101,6 +101,7 @@ class Registry:
         self.name = name
         self._records: dict[tuple[str, str], Record] = {}
         self._closed = False
+        self._prefix = ""  # of paths
 
     def action(self, action_name: str, *, inline: bool | None = None) -> Callable[[F], F]:
         """Declare the handler of an action: a function without arguments that reads `request` and answers.
@@ -176,6 +177,8 @@ class Registry:
             raise DeclarationError(f'methods must be a list such as ["GET", "POST"], not {methods!r}')
         if methods is not None and not methods:
             raise DeclarationError(f"the route {path!r} has an empty list of methods: name one, or leave it out")
+        if isinstance(path, str):
+            path = f"{self._prefix}{path}"
         names = placeholders(path)
         decorators = [
             self._declare("route", f"{method} {path}", inline=inline, subject=names)
@@ -199,7 +202,7 @@ class Registry:
         caller = sys._getframe(1)
         place = f"{caller.f_code.co_filename}:{caller.f_lineno}"
         options = {"root": folder, "index": index, "max_age": max_age, "module": self.name, "place": place}
-        record = Record("static", prefix, _no_function, subject=options)
+        record = Record("static", f"{self._prefix}{prefix}", _no_function, subject=options)
         self._add(record)
 
     def before(self, function: Callable[..., Any] | None = None) -> Callable[[F], F]:
@@ -373,4 +376,13 @@ def _label(what: str, name: object) -> str:
 
 
 class Blueprint(Registry):
-    """Handlers to be registered on a service later, in any order: `app.register_blueprint(blueprint)`."""
+    """Handlers to be registered on a service later, in any order: `app.register_blueprint(blueprint)`.
+
+    `url_prefix` (`"/api"`) stands before the paths of its routes and folders.
+    """
+
+    def __init__(self, name: str, url_prefix: str = "") -> None:
+        super().__init__(name)
+        if not isinstance(url_prefix, str) or (url_prefix and (url_prefix[0] != "/" or url_prefix[-1] == "/")):
+            raise DeclarationError(f"a url_prefix begins with '/' and does not end with it: {url_prefix!r} does not")
+        self._prefix = url_prefix

@@ -420,6 +420,8 @@ def _parsed_segment(path: str, text: str, names: list[str]) -> _Segment:
 def _parsed_placeholder(path: str, inner: str, names: list[str]) -> str:
     """Return the kind of a placeholder, and add its name to `names`."""
     kind, colon, name = inner.rpartition(":")
+    if kind == "string":  # as in Flask, the same as none
+        kind = colon = ""
     if not name.isidentifier():
         raise _wrong(path, f"<{inner}> needs a name of letters, digits and '_' that begins with no digit")
     if colon and (not kind or kind not in _CONVERTERS):

@@ -450,3 +450,17 @@ def test_a_message_type_is_printable(registry: Registry, message_type: Any) -> N
 def test_a_socket_without_a_type_is_told_how_to_write_it(registry: Registry) -> None:
     with pytest.raises(DeclarationError, match=r'write @app\.socket\("type"\)'):
         registry.socket(nothing)  # type: ignore[arg-type]
+
+
+def test_a_blueprints_paths_may_have_a_prefix(registry: Registry) -> None:
+    blueprint = Blueprint("lights", url_prefix="/lights")
+    blueprint.route("/<int:n>", methods=["GET", "PUT"])(lambda n: n)
+    blueprint.static("/pictures", "folder")
+    assert list(blueprint.routes) == ["GET /lights/<int:n>", "PUT /lights/<int:n>"]
+    assert [record.name for record in blueprint.records("static")] == ["/lights/pictures"]
+
+
+@pytest.mark.parametrize("prefix", ["lights", "/lights/", "/", 5, None])
+def test_a_prefix_that_makes_no_sense_is_refused(prefix: Any) -> None:
+    with pytest.raises(DeclarationError, match="a url_prefix begins with"):
+        Blueprint("lights", url_prefix=prefix)

@@ -358,7 +358,7 @@ def test_a_missing_slash_is_told_for_the_methods_that_have_it() -> None:
         ("/< a>", "needs a name"),
         ("/<1a>", "needs a name"),
         ("/<a-b>", "needs a name"),
-        ("/<string:a>", "no converter 'string': use .* or <a>"),
+        ("/<text:a>", "no converter 'text': use .* or <a>"),
         ("/<Int:a>", "no converter 'Int': use <int:a>"),
         ("/<:a>", "no converter ''"),
         ("/<int:int:a>", "no converter 'int:int'"),
