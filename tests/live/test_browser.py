@@ -410,6 +410,13 @@ def test_messages_for_handlers_of_the_service(page: Tab) -> None:
     assert page.run("heard[1]") == {"loud": True}
 
 
+def test_the_answer_of_a_socket_handler_may_be_awaited(page: Tab) -> None:
+    page.wait("bus.state === 'open'")
+    assert isinstance(page.run("sort(bus.request('tokens'))")["value"], list)
+    assert page.run("sort(bus.request('shout', {loud: true}))") == {"value": None}  # it returns nothing
+    assert page.run("sort(bus.request('nosuch', {}, {timeout: 3000}))")["code"] == "bad_message"
+
+
 def test_two_tabs_do_not_get_in_each_others_way(page: Tab, calm_house: House) -> None:
     other = page.second().open(calm_house.url)
     for one in (page, other):
