@@ -362,7 +362,7 @@ class Engine:
         if (call.work.slow or self._working >= self._max_workers) and self._elsewhere(me, call, item):
             me.call = None
             return None
-        finished = call.run()
+        finished = _run(call)
         me.call = None
         return work if finished else None
 
@@ -480,13 +480,15 @@ class Engine:
             self._jobs.put(job)
             return True
         try:
-            Thread(target=self._thread_main, args=(job,), name=f"daebus-{self._threads + 1}", daemon=True).start()
+            first = [job]  # taken out by the thread: a Thread keeps its arguments as long as it lives
+            Thread(target=self._thread_main, args=(first,), name=f"daebus-{self._threads + 1}", daemon=True).start()
         except RuntimeError:
             return False
         self._threads += 1
         return True
 
-    def _thread_main(self, job: Call | _Spare | _Reading | None) -> None:
+    def _thread_main(self, first: list[Call | _Spare | _Reading]) -> None:
+        job: Call | _Spare | _Reading | None = first.pop()
         try:
             while job is not None:
                 following = self._do(job)
@@ -522,7 +524,7 @@ class Engine:
         with self._lock:
             self._workers[get_ident()] = _Place(_Run(call))
         began = monotonic()
-        finished = call.run()
+        finished = _run(call)
         call.work.took(monotonic() - began)
         self._flush()
         if finished:
@@ -610,6 +612,15 @@ class Engine:
         if burning != self._burning:
             self._burning = burning
             sys.setswitchinterval(SHORT_SWITCH if burning else self._usual_switch)
+
+
+def _run(call: Call) -> bool:
+    """Run a call; nothing that it raises may end the thread."""
+    try:
+        return call.run()
+    except Exception:  # noqa: BLE001 - as for what plans it
+        logger.error("%s failed outside of its handler; this is a defect of Daebus", call, exc_info=True)
+        return True
 
 
 def _size(item: Item) -> int:

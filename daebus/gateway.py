@@ -395,7 +395,7 @@ class Gateway:
 
     # --- calls ---
 
-    def _call(self, session: Session, message: dict[str, Any], size: int) -> GatewayCall | None:
+    def _call(self, session: Session, message: dict[str, Any], frame_data: bytes) -> GatewayCall | None:
         """Run an action of our own, or ask another service to."""
         data = message.get("data")
         fields: dict[str, Any] = data if type(data) is dict else {}
@@ -403,7 +403,7 @@ class Gateway:
         try:
             service, action, timeout = self._checked(message.get("channel"), fields)
             if service == self._service:
-                return self._own(session, message, request_id, size, timeout)
+                return self._own(session, message, request_id, frame_data, timeout)
             self._ask(session, request_id, service, action, fields.get("payload", {}), timeout)
         except DaebusError as error:
             session.transmit(failure_frame(request_id, error))
@@ -421,17 +421,18 @@ class Gateway:
         return service, action, _timeout(fields.get("timeout", TIMEOUT))
 
     def _own(
-        self, session: Session, message: dict[str, Any], request_id: str | int | None, size: int, timeout: float
+        self, session: Session, message: dict[str, Any], request_id: str | int | None, data: bytes, timeout: float
     ) -> GatewayCall:
         request = GatewayRequest(message, self._service, request_id)
         request.deadline, request.clock, request.timeout = monotonic() + timeout, self._clock, timeout
-        call = GatewayCall(self, session, self._actions[request.action], request, size)
+        call = GatewayCall(self, session, self._actions[request.action], request, len(data))
         call.response = GatewayResponse(session, request, partial(self._answered, call))
         with self._lock:
             self._own_calls.add(call)
             waits = session.own_running >= OWN_AT_ONCE
             if waits:
-                session.own_waiting.append(call)
+                call.pack(data)
+                session.own_waiting.append((call, data))
             else:
                 session.own_running += 1
         self._watch(request.deadline)
@@ -439,6 +440,8 @@ class Gateway:
 
     def _answered(self, call: GatewayCall) -> None:
         with self._lock:
+            if call not in self._own_calls:
+                return
             self._own_calls.discard(call)
         call.session.done(call.size)
 
@@ -463,7 +466,8 @@ class Gateway:
             else:
                 session.own_running -= 1
         if following is not None:
-            self._engine.soon(partial(self._engine.put, [(None, following.plan, "call", b"")]))
+            waited, data = following
+            self._engine.soon(partial(self._engine.put, [(None, waited.plan, "call", data)]))
 
     def _watch(self, deadline: float) -> None:
         """See to it that a deadline is looked at."""
@@ -570,7 +574,7 @@ class Gateway:
 
     # --- channels ---
 
-    def _subscribe(self, session: Session, message: dict[str, Any], _size: int) -> None:
+    def _subscribe(self, session: Session, message: dict[str, Any], _data: bytes) -> None:
         channel = self._heard(session, message)
         if channel is None:
             return
@@ -584,7 +588,7 @@ class Gateway:
         else:
             _confirm(session, message)
 
-    def _unsubscribe(self, session: Session, message: dict[str, Any], _size: int) -> None:
+    def _unsubscribe(self, session: Session, message: dict[str, Any], _data: bytes) -> None:
         channel = self._heard(session, message)
         if channel is not None:
             with self._lock:
@@ -652,7 +656,7 @@ class Gateway:
         for session in sessions:
             session.transmit(passed_on)
 
-    def _broadcast(self, session: Session, message: dict[str, Any], _size: int) -> None:
+    def _broadcast(self, session: Session, message: dict[str, Any], _data: bytes) -> None:
         """Publish for a client."""
         channel = message.get("channel")
         if not isinstance(channel, str) or channel not in self._publish:
@@ -675,7 +679,7 @@ class Gateway:
                 self._pending.pop(name, None)
             session.channels.clear()
             session.pending.clear()
-            self._own_calls.difference_update(session.own_waiting)
+            self._own_calls.difference_update([call for call, _data in session.own_waiting])
             session.own_waiting.clear()
 
     def stop(self) -> None:
@@ -736,7 +740,9 @@ class _FrameRoute(Route):
 
     __slots__ = ("_method", "_order")
 
-    def __init__(self, name: str, method: Callable[[Session, dict[str, Any], int], Any], order: Handler | None) -> None:
+    def __init__(
+        self, name: str, method: Callable[[Session, dict[str, Any], bytes], Any], order: Handler | None
+    ) -> None:
         self.name = name
         self._method = method
         self._order = order
@@ -750,7 +756,7 @@ class _FrameRoute(Route):
         message, call = session.read(data), None
         if message is not None:
             try:
-                call = self._method(session, message, len(data))
+                call = self._method(session, message, data)
             except DaebusError as error:
                 _refuse(session, message, error)
             except Exception:  # noqa: BLE001 - whatever a client sends, only it may suffer

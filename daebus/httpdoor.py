@@ -35,6 +35,9 @@ INFINITE = float("inf")
 PIPELINE_LIMIT = 16 * 1024
 """Bytes that a client may send ahead while its request is at work."""
 
+SPOOLED_LIMIT = 64 * 1024 * 1024
+"""Bytes of temporary files for all unfinished bodies together, or four times the largest body if that is more."""
+
 BODIES_LIMIT = 32 * 1024 * 1024
 """Bytes of memory for all unfinished bodies together."""
 
@@ -117,6 +120,7 @@ class HttpDoor:
         self.stopping = False
         self.streams: set[HttpCall] = set()
         self.body_bytes = 0  # held by unfinished bodies
+        self.disk_bytes = 0  # in their temporary files
         self._second = 0
         self._date = ""
 
@@ -384,13 +388,14 @@ class HttpConnection:
 class _Body:
     """A body on its way in: in memory up to a size, then in a temporary file."""
 
-    __slots__ = ("_began", "_chunks", "_door", "_file", "_memory", "deadline", "head", "size")
+    __slots__ = ("_began", "_chunks", "_door", "_file", "_memory", "_spooled", "deadline", "head", "size")
 
     def __init__(self, door: HttpDoor, head: Head) -> None:
         self._door = door
         self.head = head
         self._chunks = Chunks(door.limits.max_header) if head.length is None else None
         self._memory = bytearray()
+        self._spooled = 0
         self._file: BinaryIO | None = None  # unbuffered, so that closing it cannot fail
         self.size = 0
         self._began = monotonic()
@@ -417,6 +422,10 @@ class _Body:
         if self.size > limits.max_body:
             raise HttpError(413, f"the body is larger than {limits.max_body:,} bytes")
         if self._file is not None:
+            if door.disk_bytes > max(SPOOLED_LIMIT, 4 * limits.max_body):
+                raise HttpError(503, "too many large requests at once")
+            door.disk_bytes += len(data)
+            self._spooled += len(data)
             self._store(self._file, data)
             return
         if door.body_bytes + len(data) > BODIES_LIMIT:
@@ -447,6 +456,8 @@ class _Body:
             raise _not_stored(error) from None
 
     def _release(self) -> None:
+        self._door.disk_bytes -= self._spooled
+        self._spooled = 0
         self._door.body_bytes -= len(self._memory)
         self._memory = bytearray()
 

@@ -161,6 +161,10 @@ class Connection:
         """Whether the kernel has not taken all that was written."""
         return self._writing
 
+    def took_since(self, when: float) -> bool:
+        """Whether the client has taken something since a time (monotonic seconds)."""
+        return self._progress > when
+
     @property
     def expendable(self) -> int:
         """How readily it is closed for another one: 3, only waits for the peer to close; 2, has never said anything
@@ -586,7 +590,8 @@ class Network:
     def _close_debtors(self) -> None:
         """Close those that owe most, until what waits is bearable."""
         self._dunned = False
-        for connection in sorted(self._connections, key=lambda one: one.pending, reverse=True):
+        recently = monotonic() - 1.0
+        for connection in sorted(self._connections, key=lambda one: (one.took_since(recently), -one.pending)):
             if self._unsent <= UNSENT_LIMIT or not connection.pending:
                 return
             _seldom.log(logging.WARNING, "debtors", f"Closing {connection.peer}: it does not take what it asked for")

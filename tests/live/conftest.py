@@ -49,7 +49,7 @@ def upstream_side(request: pytest.FixtureRequest) -> Side:
 
 
 DEBIANS_PYTHON = Path("/usr/bin/python3")
-LIBRARIES = "import hiredis, redis, sdnotify, sys; sys.exit(sys.version_info < (3, 11))"
+LIBRARIES = "import h11, hiredis, redis, sdnotify, sys, wsproto; sys.exit(sys.version_info < (3, 11))"
 
 
 @pytest.fixture(scope="session")
