@@ -128,7 +128,7 @@ class Endpoints:
     @property
     def unfinished(self) -> int:
         """Streams that run, and connections that have not taken their answer."""
-        streams = sum(len(door.streams) for door in self._doors)
+        streams = sum(not call.is_unheard for door in self._doors for call in list(door.streams))
         clients: int = self.sockets.unfinished if self.sockets is not None else 0
         return streams + clients + sum(connection.sending for connection in self.network.connections)
 

@@ -746,6 +746,11 @@ class HttpCall:
         if room is not None:
             room.set()
 
+    @property
+    def is_unheard(self) -> bool:
+        """Whether nobody reads the answer any more."""
+        return self._gone
+
     def client_gone(self) -> None:
         """Nobody reads the answer."""
         self._gone = True

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Reserved = Mapping[str, Callable[[PubSubRequest], Any]]
 
-EARLY_LIMIT, EARLY_BYTES = 1000, 16 * 1024 * 1024
+EARLY_LIMIT, EARLY_BYTES = 10_000, 16 * 1024 * 1024
 """Messages, and their bytes, that may wait until the service has started."""
 
 
