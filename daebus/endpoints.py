@@ -114,8 +114,6 @@ class Endpoints:
         """Let handlers run from now on."""
         for door in self._doors:
             door.admitted = True
-        if self.sockets is not None:
-            self.sockets.admit()
 
     def stop(self) -> None:
         """Take nothing more. On the reader."""

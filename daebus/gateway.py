@@ -605,8 +605,8 @@ class Gateway:
     def _heard(self, session: Session, message: dict[str, Any]) -> str | None:
         """Return the channel that is asked for, None if it is refused."""
         channel = message.get("channel")
-        if not isinstance(channel, str) or not 0 < len(channel) <= 500:
-            _refuse(session, message, BadMessage("'channel' must be text of 1 to 500 characters"))
+        if not isinstance(channel, str) or not 0 < len(channel) <= LONGEST_NAME:
+            _refuse(session, message, BadMessage(f"'channel' must be text of 1 to {LONGEST_NAME} characters"))
         elif not self._is_listed(channel):
             _forbid(session, message, f"The channel {shown(channel)} is not open to WebSocket clients")
         else:

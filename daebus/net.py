@@ -427,8 +427,12 @@ class Listener:
         self.host: str = name[0]
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return _with_port((self.host, self.port))
+
+
+def _with_port(address: tuple[str, int]) -> str:
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"{host}:{address[1]}"
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -537,8 +541,7 @@ class Network:
         try:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             local = connected.getsockname()[0]
-            host = f"[{address[0]}]" if ":" in address[0] else address[0]
-            connection = Connection(self, connected, f"{host}:{address[1]}", local, listener.port)
+            connection = Connection(self, connected, _with_port(address), local, listener.port)
             self.engine.watch_socket(connected.fileno(), select.EPOLLIN, connection.on_event)
         except OSError:
             connected.close()

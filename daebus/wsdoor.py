@@ -540,9 +540,6 @@ class WebSocketDoor:
                 self.routes[name] = [route]
         self.routes[HELLO] = [_Greeting(self)]
 
-    def admit(self) -> None:
-        """Nothing: HTTP sends nobody here before the service has started."""
-
     def stop(self) -> None:
         """Let nobody in any more: the service stops. On the reader."""
         if not self._stopped_at:
