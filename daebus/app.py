@@ -111,7 +111,7 @@ class Daebus(Registry):
         makes no sense, a name that is taken, a password that Redis refuses, an on_start function or a thread that
         raises.
         """
-        log.install(debug=debug)
+        log.install(service if isinstance(service, str) else repr(service), debug=debug)
         try:
             reason = self._run(service, redis_settings(redis_host, redis_port, redis_url), shared, debug)
         except (ConfigurationError, DeclarationError) as error:

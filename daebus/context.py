@@ -53,6 +53,12 @@ def running_daemon() -> Daebus | None:
     return _daemon
 
 
+def current_trace() -> str | None:
+    """Return the trace id of the request that is being handled here, None if there is none."""
+    call = current.get()
+    return call.request.trace if call is not None and call.request is not None else None
+
+
 class RequestView:
     """`request`: the request that the current handler answers."""
 

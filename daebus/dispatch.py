@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         work: Work
         arguments: tuple[Any, ...]
         size: int  # bytes of the message
+        began: float  # when its handler did, in monotonic seconds
 
         @property
         def request(self) -> Any:
@@ -103,6 +104,7 @@ class Dispatcher:
         self.seldom = Seldom()
         self._tracebacks = Budget(burst=50, rate=5)
         self.counts = Counts()
+        self.verbose = logger.isEnabledFor(logging.DEBUG)  # whether each call leaves a line in the log
         self.hooks: Hooks | None = None  # set if the service declares any
         self.awaiting: set[Call] = set()  # calls whose coroutines run
         self._awaiting_bytes = 0
@@ -134,6 +136,7 @@ class Dispatcher:
     def handle(self, call: Call) -> bool:
         """Run a handler on this thread. False if its coroutine goes on alone; `resume` is called when it ends."""
         token = current.set(call)
+        call.began = monotonic()
         try:
             hooks = self.hooks
             result = call.work.function(*call.arguments) if hooks is None else hooks.run(call)
@@ -143,6 +146,8 @@ class Dispatcher:
         except BaseException as error:  # noqa: BLE001 - the last stop: SystemExit in a handler must not end a worker
             self.failed(call, error)
         finally:
+            if self.verbose:
+                self._tell(call)
             current.reset(token)
         return True
 
@@ -184,6 +189,8 @@ class Dispatcher:
         except BaseException as error:  # noqa: BLE001 - as in `handle`; cancellation (at the end of a drain) included
             self.failed(call, error)
         finally:
+            if self.verbose:
+                self._tell(call)
             self._done_awaiting(call)
             self._flush()
             over = getattr(call, "over", None)  # of those that count what runs
@@ -213,6 +220,10 @@ class Dispatcher:
             response.conclude(result)
         elif result is not None and type(result) is not int:
             self.seldom.log(logging.WARNING, ("twice", call.work.name), f"{call} returned a value after its answer")
+
+    def _tell(self, call: Call) -> None:
+        """Leave a line in the log for a call whose handler has left this thread, or its coroutine."""
+        logger.debug("%s took %.1f ms", call, (monotonic() - call.began) * 1000)
 
     def failed(self, call: Call, error: BaseException) -> None:
         """See to it that a handler's error is logged, and answered: by the user's function for it, or by us."""
@@ -299,10 +310,11 @@ class Dispatcher:
 
     def _log_failure(self, call: Call, error: BaseException, error_id: str) -> None:
         text = f"{call} failed (error id {error_id})"
+        fields = {"daebus_error_id": error_id}
         if status_of_outage(error) is not None:  # where it happened says nothing about why
-            logger.error("%s: %s: %s", text, type(error).__name__, one_line(str(error)))
+            logger.error("%s: %s: %s", text, type(error).__name__, one_line(str(error)), extra=fields)
         elif self._tracebacks.take():
-            logger.error("%s", text, exc_info=error)
+            logger.error("%s", text, exc_info=error, extra=fields)
         else:
             key = ("failed", call.work.name)
             self.seldom.log(logging.ERROR, key, f"{text}: {type(error).__name__}; too many at once to show each")

@@ -11,7 +11,7 @@ from types import AsyncGeneratorType, GeneratorType
 from .errors import BadMessage, ConfigurationError, DaebusError, HttpError, InternalError, Unserialisable
 from .http1 import Headers, check_header
 from .jsontext import dumps, dumps_pretty, loads_finite
-from .names import shown
+from .names import new_trace, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class HttpRequest:
     """
 
     __slots__ = (
-        "_body", "_cookies", "_fields", "_files", "_form", "_head", "_json", "_path", "_query", "id", "remote_address",
-        "upload_memory", "values",
+        "_body", "_cookies", "_fields", "_files", "_form", "_head", "_json", "_path", "_query", "_trace", "id",
+        "remote_address", "upload_memory", "values",
     )  # fmt: skip
 
     reply_to = None
@@ -66,6 +66,15 @@ class HttpRequest:
         self._cookies: dict[str, str] | None = None
         self._files: dict[str, Any] = {}
         self._path: str | None = None
+        self._trace: str | None = None
+
+    @property
+    def trace(self) -> str:
+        """The id that this request has in common with all that it leads to: that of its `traceparent` header (W3C
+        Trace Context, level 1, section 3.2), else of `X-Request-ID`, else a new one."""
+        if self._trace is None:
+            self._trace = _given_trace(self.headers) or new_trace()
+        return self._trace
 
     @property
     def method(self) -> str:
@@ -248,6 +257,14 @@ def _ascii(body: bytes) -> str:
         return body.decode()
     except UnicodeDecodeError:
         raise BadMessage("the form is not UTF-8") from None
+
+
+def _given_trace(headers: Headers) -> str | None:
+    parts = headers.get("traceparent", "").split("-")
+    if len(parts) >= 4 and len(parts[1]) == 32 and not parts[1].strip("0123456789abcdef") and parts[1].strip("0"):
+        return str(parts[1])
+    given: str = headers.get("x-request-id", "")
+    return given if 0 < len(given) <= 64 and given.isascii() and given.replace("-", "").isalnum() else None
 
 
 def _parse_cookies(text: str) -> dict[str, str]:

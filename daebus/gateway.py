@@ -279,7 +279,7 @@ class GatewayResponse(PubSubResponse):
 class GatewayCall:
     """Such a call on its way through its handler."""
 
-    __slots__ = ("_ended", "_gateway", "_packed", "request", "response", "session", "size", "work")
+    __slots__ = ("_ended", "_gateway", "_packed", "began", "request", "response", "session", "size", "work")
     arguments = ()
     response: GatewayResponse
 

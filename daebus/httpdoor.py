@@ -494,8 +494,8 @@ class HttpCall:
 
     context_type = "http"
     __slots__ = (
-        "_cancel", "_door", "_endless", "_gone", "_head", "_packed", "_protocol", "arguments", "request", "response",
-        "room", "size", "work",
+        "_cancel", "_door", "_endless", "_gone", "_head", "_packed", "_protocol", "arguments", "began", "request",
+        "response", "room", "size", "work",
     )  # fmt: skip
 
     def __init__(self, door: HttpDoor, protocol: HttpConnection, head: Head, body: bytes | BinaryIO) -> None:

@@ -37,8 +37,9 @@ EARLY_LIMIT, EARLY_BYTES = 10_000, 16 * 1024 * 1024
 class ActionCall:
     """A request on its way through its handler. The engine runs it, or refuses it."""
 
-    __slots__ = ("_deadline", "_dispatcher", "_packed", "request", "response", "size", "work")
+    __slots__ = ("_deadline", "_dispatcher", "_packed", "began", "request", "response", "size", "work")
     arguments = ()
+    began: float
 
     def __init__(self, inbox: Inbox, work: Work, request: PubSubRequest, response: PubSubResponse, size: int) -> None:
         self._dispatcher = inbox.dispatcher
@@ -72,7 +73,8 @@ class ActionCall:
 class ListenCall:
     """A message of a listened channel on its way through its listener."""
 
-    __slots__ = ("_dispatcher", "_packed", "arguments", "request", "response", "size", "work")
+    __slots__ = ("_dispatcher", "_packed", "arguments", "began", "request", "response", "size", "work")
+    began: float
 
     def __init__(self, dispatcher: Dispatcher, work: Work, channel: str, payload: Any, size: int) -> None:
         self._dispatcher = dispatcher

@@ -1,7 +1,8 @@
 """Logging: one record, one line; never in the way of a request; nothing in it can be forged from outside.
 
-`logger` is a plain `logging.Logger`. `install()` (called by `app.run()`, never by an import) sends it to standard
-error: with a priority prefix for the journal, with colour to a terminal, with the time to anything else.
+`logger` is a plain `logging.Logger`. `install()` (called by `app.run()`, never by an import) sends it to systemd's
+journal with its fields (see `journal`) if standard error leads there, else to standard error: with colour to a
+terminal, with the time to anything else.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ direct_logger = logger
 PIPE_BUF = 4096
 """Bytes that a pipe takes whole or not at all (pipe(7)); when poll says it is writable, that much fits."""
 
+DETAILS = "daebus_details"
+"""The attribute of a record that holds further lines: `logger.error("...", extra={DETAILS: [...]})`."""
+
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _COLOURS = ((logging.ERROR, "31"), (logging.WARNING, "33"), (logging.INFO, "0"), (0, "2"))
 
@@ -41,6 +45,19 @@ def one_line(text: str) -> str:
     return text if text.isprintable() else "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
+def priority(level: int) -> int:
+    """Return syslog's priority for a level of the logging module."""
+    return next((number for least, number in _PRIORITIES if level >= least), 7)
+
+
+def lines_of(record: logging.LogRecord, formatter: logging.Formatter) -> list[str]:
+    """Return the message as one line, and those of its traceback or its `daebus_details`, marked as what they are."""
+    further: list[str] = list(getattr(record, DETAILS, ()))
+    if record.exc_info and record.exc_info[1] is not None:
+        further += formatter.formatException(record.exc_info).splitlines()
+    return [one_line(record.getMessage()), *[f"  | {one_line(line)}" for line in further]]
+
+
 class LineFormatter(logging.Formatter):
     """Formats a record as one line; a traceback follows on lines that are marked as its continuation."""
 
@@ -50,15 +67,13 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line (or lines), each with what must stand before it."""
-        lines = [one_line(record.getMessage())]
-        if record.exc_info and record.exc_info[1] is not None:
-            lines += [f"  | {one_line(line)}" for line in self.formatException(record.exc_info).splitlines()]
+        lines = lines_of(record, self)
         prefix, suffix = self._around(record)
         return "\n".join(f"{prefix}{line}{suffix}" for line in lines)
 
     def _around(self, record: logging.LogRecord) -> tuple[str, str]:
         if self._style_name == "journal":
-            return f"<{next((p for level, p in _PRIORITIES if record.levelno >= level), 7)}>", ""
+            return f"<{priority(record.levelno)}>", ""
         stamp = self.formatTime(record, "%H:%M:%S" if self._style_name == "terminal" else "%Y-%m-%dT%H:%M:%S%z")
         if self._style_name == "terminal":
             colour = next(c for level, c in _COLOURS if record.levelno >= level)
@@ -66,28 +81,53 @@ class LineFormatter(logging.Formatter):
         return f"{stamp} {record.levelname:<7} ", ""
 
 
-class StderrHandler(logging.Handler):
-    """Writes to standard error without ever waiting for it: what a stalled or closed pipe cannot take is counted."""
+class Unblocked(logging.Handler):
+    """A handler that never waits for whoever takes the log: what cannot be taken now is dropped, and counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass the record on, or count it as dropped. Runs under the handler's lock."""
+        try:
+            data = self.encoded(record)
+            if self._dropped and self.put(self.encoded(_dropped_record(self._dropped))):
+                self._dropped = 0
+            if not self.put(data):
+                self._dropped += 1
+        except Exception:  # noqa: BLE001 - a log call must not fail the code that logs (a bad format string, say)
+            self._dropped += 1
+
+    def encoded(self, record: logging.LogRecord) -> bytes:
+        """Return the bytes that a record becomes."""
+        raise NotImplementedError
+
+    def put(self, data: bytes) -> bool:
+        """Pass bytes on, without waiting; False if they are not taken now."""
+        raise NotImplementedError
+
+
+def _dropped_record(count: int) -> logging.LogRecord:
+    text = "%d log lines were dropped: nobody read them"
+    return logging.LogRecord(logger.name, logging.WARNING, __file__, 0, text, (count,), None)
+
+
+class StderrHandler(Unblocked):
+    """Writes to standard error without ever waiting for it, even if it is a stalled or closed pipe."""
 
     def __init__(self, descriptor: int = 2) -> None:
         super().__init__()
         self._descriptor = descriptor
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
-        self._dropped = 0
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write the record, or count it as dropped. Runs under the handler's lock."""
-        try:
-            text = self.format(record)
-            if self._dropped and self._write(f"{self._dropped} log lines were dropped: nobody read them\n".encode()):
-                self._dropped = 0
-            if not self._write(f"{text}\n".encode("utf-8", "backslashreplace")):
-                self._dropped += 1
-        except Exception:  # noqa: BLE001 - a log call must not fail the code that logs (a bad format string, say)
-            self._dropped += 1
+    def encoded(self, record: logging.LogRecord) -> bytes:
+        """Return the line, or lines."""
+        return f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
 
-    def _write(self, data: bytes) -> bool:
+    def put(self, data: bytes) -> bool:
+        """Write as much as is taken; False if that is not all of it."""
         for start in range(0, len(data), PIPE_BUF):
             if not any(event & select.POLLOUT for _, event in self._poll.poll(0)):
                 return False
@@ -109,17 +149,30 @@ def _style() -> str:
         return "file"
 
 
-def install(*, debug: bool) -> None:
-    """Send the log to standard error, unless the program has set up logging itself. Called once, by `app.run()`."""
+def install(service: str, *, debug: bool) -> None:
+    """Send the log to the journal or to standard error, unless the program has set up logging itself.
+
+    Called once, by `app.run()`.
+    """
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     root = logging.getLogger()
     if root.handlers or any(not isinstance(handler, logging.NullHandler) for handler in logger.handlers):
         return
     if not sys.stderr or not _is_open(2):
         return
+    root.addHandler(_handler(service))
+
+
+def _handler(service: str) -> logging.Handler:
+    style = _style()
+    if style == "journal":
+        from .journal import JournalHandler, is_there
+
+        if is_there():
+            return JournalHandler(service)
     handler = StderrHandler()
-    handler.setFormatter(LineFormatter(_style()))
-    root.addHandler(handler)
+    handler.setFormatter(LineFormatter(style))
+    return handler
 
 
 def _is_open(descriptor: int) -> bool:

@@ -10,7 +10,7 @@
     PUBLISH workflow:<id>       {"payload":P,"workflow_id":U,"final":bool}                              what it says
 
 The format is that of the package `daebus` 0.0.31 on PyPI; keys of our own (`v`, `deadline`, `clock`, `timeout`,
-`code`, `error_id`) are ignored there. They count here only in a message that says `"v":1`.
+`trace`, `code`, `error_id`) are ignored there. They count here only in a message that says `"v":1`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import re
 
 from .errors import BadMessage, DaebusError, TooLarge
 from .jsontext import dumps, loads, quote
-from .names import default_reply_channel, is_reply_channel, shown
+from .names import default_reply_channel, is_reply_channel, new_trace, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +30,13 @@ MAX_MESSAGE = 8 * 1024 * 1024
 """Largest message in bytes, in and out. Redis itself cuts a subscriber off at 32 MB of unread output."""
 
 VERSION = 1
+
+TRACE_LIMIT = 200
+"""Characters of a trace id."""
+
+UNIQUE = 16
+"""Characters from which on a request's own id is taken for one that no other request has."""
+
 _NUMBER_OR_NONE = (int, type(None))
 _ENVELOPE = frozenset(("action", "reply_to", "request_id", "service"))
 
@@ -43,6 +50,7 @@ class PubSubRequest:
     """
 
     __slots__ = (
+        "_trace",
         "action",
         "clock",
         "deadline",
@@ -73,6 +81,7 @@ class PubSubRequest:
         self.deadline: float | None = None
         self.clock: str | None = None
         self.timeout: float | None = None
+        self._trace: str | None = None
         self._read_additions(raw)
 
     def _read_additions(self, raw: dict[str, Any]) -> None:
@@ -82,6 +91,19 @@ class PubSubRequest:
         self.timeout = _number(raw, "timeout")
         clock = raw.get("clock")
         self.clock = clock if isinstance(clock, str) else None
+        if "trace" in raw:
+            self._trace = _trace(raw["trace"])
+
+    @property
+    def trace(self) -> str:
+        """The id that this request has in common with the one that led to it, and with all that it leads to.
+
+        A request that came without one begins a trace, under its own id.
+        """
+        if self._trace is None:
+            own = self.request_id
+            self._trace = own if type(own) is str and len(own) >= UNIQUE else new_trace()
+        return self._trace
 
     def pack(self) -> None:
         """Give up what was read of the message, for as long as the request waits for its turn."""
@@ -125,6 +147,12 @@ def _number(raw: dict[str, Any], key: str) -> float | None:
     raise BadMessage(f"{key!r} must be a number of seconds")
 
 
+def _trace(value: object) -> str:
+    if type(value) is str and 0 < len(value) <= TRACE_LIMIT:
+        return value
+    raise BadMessage(f"'trace' must be text of 1 to {TRACE_LIMIT} characters")
+
+
 def _payload(raw: dict[str, Any]) -> Any:
     if "payload" not in raw:  # fields beside the action, as `send_to_service` has them
         envelope = _ENVELOPE if "reply_to" in raw or "request_id" in raw else ("action",)
@@ -165,7 +193,7 @@ def read_request(raw: Any, service: str) -> PubSubRequest:
     request.action = action
     request.request_id = request_id
     request.reply_to = reply_to if reply_to is not None else default_reply_channel(service)
-    request.deadline = request.clock = request.timeout = None
+    request.deadline = request.clock = request.timeout = request._trace = None
     if "v" in raw:
         request._read_additions(raw)
     request.payload = _payload(raw)
@@ -268,11 +296,13 @@ def encode_request(
     deadline: float,
     timeout: float,
     clock: str,
+    trace: str | None = None,
 ) -> bytes:
     """Return the bytes of a request; the deadline is in seconds of the monotonic clock of the machine `clock`."""
+    traced = f'"trace":{quote(trace)},' if trace is not None else ""
     return checked(
         f'{{"action":{quote(action)},"payload":{dumps(payload)},"v":{VERSION},"deadline":{deadline:.4f},'
-        f'"timeout":{timeout:g},"clock":"{clock}","reply_to":"{reply_to}","request_id":"{request_id}",'
+        f'"timeout":{timeout:g},"clock":"{clock}",{traced}"reply_to":"{reply_to}","request_id":"{request_id}",'
         f'"service":"{service}"}}'
     )
 

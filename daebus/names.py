@@ -1,7 +1,8 @@
-"""Rules for names: of services, actions, channels and reply channels. Pure."""
+"""Rules for names: of services, actions, channels and reply channels; and names for what happens (traces)."""
 
 from __future__ import annotations
 
+import os
 import re
 from functools import lru_cache
 
@@ -73,6 +74,11 @@ def is_workflow_channel(name: object) -> bool:
 def default_reply_channel(service: str) -> str:
     """Return where answers go when a message names no reply channel."""
     return f"{service}.responses"
+
+
+def new_trace() -> str:
+    """Return a trace id that nothing else has: 32 hexadecimal digits, as W3C Trace Context has them."""
+    return os.urandom(16).hex()
 
 
 def shown(text: object, limit: int = 80) -> str:

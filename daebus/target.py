@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
-from .context import running_daemon
+from .context import current_trace, running_daemon
 from .errors import (
     CallerClosed,
     ConfigurationError,
@@ -117,7 +117,8 @@ class Target:
     ) -> bytes:
         if not isinstance(action, str) or not action:
             raise ConfigurationError(f"{action!r} is not an action: give its name as text")
-        return encode_request(self.target_service, action, payload, hub.channel, request_id, deadline, limit, hub.clock)
+        service, trace = self.target_service, current_trace()
+        return encode_request(service, action, payload, hub.channel, request_id, deadline, limit, hub.clock, trace)
 
     def _next_reply(self, exchange: Exchange, deadline: float, asked: str) -> Reply | None:
         """Return what has come, or None to wait on; raise if nothing more will come."""

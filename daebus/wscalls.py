@@ -117,7 +117,7 @@ class Turn(Work):
 class SocketCall:
     """A message on its way through its handler."""
 
-    __slots__ = ("_dispatcher", "_packed", "arguments", "request", "response", "size", "work")
+    __slots__ = ("_dispatcher", "_packed", "arguments", "began", "request", "response", "size", "work")
     context_type = "websocket"
 
     def __init__(self, session: Session, work: Turn, message: dict[str, Any], size: int) -> None:
@@ -159,7 +159,7 @@ class SocketCall:
 class HookCall:
     """The call of a function for a client that has connected or left."""
 
-    __slots__ = ("_dispatcher", "arguments", "request", "response", "work")
+    __slots__ = ("_dispatcher", "arguments", "began", "request", "response", "work")
     context_type = "websocket"
     size = 0
 
@@ -223,7 +223,7 @@ class Quiet:
 class Admission:
     """A client that asks to come in: the call of the functions that decide, and what `response` is in them."""
 
-    __slots__ = ("_dispatcher", "_door", "_open", "connection", "first", "http", "request", "work")
+    __slots__ = ("_dispatcher", "_door", "_open", "began", "connection", "first", "http", "request", "work")
     context_type = "websocket"
     size = 0
     streams = False

@@ -6,7 +6,7 @@ import logging
 
 from .errors import DaebusError
 from .log import Seldom
-from .names import shown
+from .names import new_trace, shown
 from .pubsub import as_error
 from .wsframes import message_frame
 
@@ -45,7 +45,7 @@ class Sent(int):
 class WebSocketRequest:
     """A message that came over a WebSocket: `payload` is all of it, `data` its data, `websocket` the connection."""
 
-    __slots__ = ("client_id", "data", "message_type", "payload", "request_id", "websocket")
+    __slots__ = ("_trace", "client_id", "data", "message_type", "payload", "request_id", "websocket")
 
     reply_to = None
     service = "websocket"
@@ -53,6 +53,7 @@ class WebSocketRequest:
     def __init__(self, client_id: str, message: dict[str, Any], websocket: Any) -> None:
         self.client_id = client_id
         self.websocket = websocket
+        self._trace: str | None = None
         self.fill(message)
 
     def fill(self, message: dict[str, Any]) -> None:
@@ -61,6 +62,13 @@ class WebSocketRequest:
         self.message_type: Any = message.get("type")
         self.data: Any = message.get("data", {})
         self.request_id = known_id(message.get("request_id"))
+
+    @property
+    def trace(self) -> str:
+        """The id that this message has in common with all that it leads to."""
+        if self._trace is None:
+            self._trace = new_trace()
+        return self._trace
 
     def __repr__(self) -> str:
         return f"WebSocketRequest(client_id={self.client_id!r}, message_type={self.message_type!r})"

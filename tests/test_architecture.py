@@ -20,7 +20,7 @@ PACKAGE = ROOT / "daebus"
 LAYERS = {
     "words": ["errors", "names", "settings"],
     "pure": ["jsontext", "message", "resp", "schedule", "routes", "policy", "http1", "wsframes"],
-    "declared": ["log", "registry", "work", "forms", "pubsub", "exchange", "wsexchange", "context", "hooks"],
+    "declared": ["log", "registry", "work", "forms", "pubsub", "exchange", "wsexchange", "context", "hooks", "journal"],
     "room": ["dispatch", "inbox", "workflows"],
     "doors and threads": [
         "redispy",

@@ -245,26 +245,26 @@ def bare_root(*own: logging.Handler) -> Iterator[logging.Logger]:
 
 def test_the_log_goes_to_standard_error_unless_it_goes_there_already() -> None:
     with bare_root() as root:
-        install(debug=False)
+        install("lamp", debug=False)
         (handler,) = root.handlers
         assert isinstance(handler, StderrHandler)
         assert isinstance(handler.formatter, LineFormatter)
         assert logger.level == logging.INFO
-        install(debug=True)
+        install("lamp", debug=True)
         assert root.handlers == [handler]
         assert logger.level == logging.DEBUG
 
 
 def test_a_program_that_has_set_up_logging_keeps_it() -> None:
     with bare_root(logging.StreamHandler(io.StringIO())) as root:
-        install(debug=False)
+        install("lamp", debug=False)
         assert root.handlers == []
 
 
 def test_without_standard_error_nothing_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     with bare_root() as root:
-        install(debug=False)
+        install("lamp", debug=False)
         assert root.handlers == []
 
 
