@@ -8,7 +8,7 @@ import sys
 from . import context, log
 from .errors import ConfigurationError, DaebusError, DeclarationError
 from .names import check_service
-from .registry import Blueprint, Registry
+from .registry import Blueprint, Registry, check_stuck_after
 from .settings import redis_settings
 
 TYPE_CHECKING = False
@@ -26,14 +26,17 @@ if TYPE_CHECKING:
 class Daebus(Registry):
     """A service: declare its handlers with the decorators, then `run` it.
 
-    `max_workers` bounds how many handlers run at once, beside the one that the reading thread runs.
+    `max_workers` bounds how many handlers run at once, beside the one that the reading thread runs. When each of them
+    has been in one handler for longer than `stuck_after` (seconds; None: no limit), or a coroutine has held up the
+    event loop for as long, the service counts as stuck, and systemd's watchdog is not fed any more.
     """
 
-    def __init__(self, name: str, max_workers: int = 10) -> None:
+    def __init__(self, name: str, max_workers: int = 10, *, stuck_after: float | None = 120.0) -> None:
         if not isinstance(max_workers, int) or isinstance(max_workers, bool) or not 0 < max_workers <= 1000:
             raise ConfigurationError(f"max_workers must be a whole number from 1 to 1000, not {max_workers!r}")
         super().__init__(name)
         self.max_workers = max_workers
+        self.stuck_after = check_stuck_after(stuck_after)
         self.service: str | None = None
         self.settings: RedisSettings | None = None
         self.request = context.request
@@ -100,12 +103,14 @@ class Daebus(Registry):
         *,
         redis_url: str | None = None,
         shared: bool = False,
+        idle_exit: float | None = None,
     ) -> None:
         """Serve under the name `service` until SIGTERM or SIGINT. Blocks; call it on the main thread.
 
         It waits for Redis if need be, runs the on_start functions, tells systemd READY, and on a stop signal
         finishes what it has taken. `debug=True` logs more. `shared=True` lets several processes serve under one
-        name, each request in one of them.
+        name, each request in one of them. `idle_exit`: where systemd holds the port (a .socket unit), leave when
+        nothing has come for so many seconds; the next connection starts the service again.
 
         Raises `SystemExit` with status 1, the reason logged, if the service cannot start or fails: a setting that
         makes no sense, a name that is taken, a password that Redis refuses, an on_start function or a thread that
@@ -113,7 +118,8 @@ class Daebus(Registry):
         """
         log.install(service if isinstance(service, str) else repr(service), debug=debug)
         try:
-            reason = self._run(service, redis_settings(redis_host, redis_port, redis_url), shared, debug)
+            settings = redis_settings(redis_host, redis_port, redis_url)
+            reason = self._run(service, settings, shared, debug, _check_idle_exit(idle_exit))
         except (ConfigurationError, DeclarationError) as error:
             reason = str(error)
         if reason is not None:
@@ -121,7 +127,9 @@ class Daebus(Registry):
             log.logger.critical("Service %s failed: %s", ascii(shown), reason)
             sys.exit(1)
 
-    def _run(self, service: str, settings: RedisSettings, shared: bool, debug: bool) -> str | None:
+    def _run(
+        self, service: str, settings: RedisSettings, shared: bool, debug: bool, idle_exit: float | None
+    ) -> str | None:
         from .service import Service
 
         name = check_service(service)
@@ -134,7 +142,14 @@ class Daebus(Registry):
         self.service, self.settings = name, settings
         context.set_daemon(self)
         self._running = Service(
-            self, name, settings, max_workers=self.max_workers, shared=shared, endpoints=self._endpoints(debug)
+            self,
+            name,
+            settings,
+            max_workers=self.max_workers,
+            shared=shared,
+            stuck_after=self.stuck_after,
+            idle_exit=idle_exit,
+            endpoints=self._endpoints(debug),
         )
         try:
             return self._running.run()
@@ -184,3 +199,11 @@ class Daebus(Registry):
         if self._running is None:
             raise DaebusError(f"{what}: the service does not run; call app.run() first")
         return self._running
+
+
+def _check_idle_exit(seconds: object) -> float | None:
+    if seconds is None:
+        return None
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds < 1e9:
+        return float(seconds)
+    raise ConfigurationError(f"idle_exit must be a number of seconds above 0, not {seconds!r}")

@@ -67,6 +67,7 @@ class Bus:
         self._heard = 0.0  # when the subscribed connection last said something
         self._asked = 0.0  # when it was last asked for a sign of life
         self.on_taken: Callable[[str], None]  # set before the connections are: our name was taken while we were away
+        self._reconnecting: Thread | None = None
         self.on_change: list[Callable[[bool], None]] = []  # called on the reader: connected, or no longer
         self._lock = Lock()  # for writing to the publishing connection, and for its accounts
         self._outbox: list[bytes] = []
@@ -107,6 +108,16 @@ class Bus:
     def connected(self) -> bool:
         """Whether the connections stand."""
         return self._pair is not None
+
+    @property
+    def is_mended(self) -> bool:
+        """Whether somebody is at work to have lost connections back."""
+        return self._reconnecting is not None and self._reconnecting.is_alive()
+
+    @property
+    def heard(self) -> float:
+        """When the subscribed connection last said something (monotonic seconds)."""
+        return self._heard
 
     # --- connecting ---
 
@@ -159,7 +170,8 @@ class Bus:
             return
         self._say(connected=False)
         logger.warning("Redis at %s is gone (%s); reconnecting", self.settings, one_line(why))
-        Thread(target=self._reconnect, name="daebus-reconnect", daemon=True).start()
+        self._reconnecting = Thread(target=self._reconnect, name="daebus-reconnect", daemon=True)
+        self._reconnecting.start()
 
     def _reconnect(self) -> None:
         attempt = 0

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from functools import partial
+from time import monotonic
 
 from .errors import ConfigurationError, HttpError
 from .exchange import HttpResponse, OpenFile
@@ -17,10 +19,12 @@ from .net import Network
 from .policy import Hosts
 from .registry import Record, route_arguments
 from .routes import RouteTable
+from .systemd import share_out
 from .work import Work
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from .bus import Bus
@@ -29,9 +33,18 @@ if TYPE_CHECKING:
     from .exchange import HttpRequest
     from .http import DaebusHttp
     from .registry import Registry
+    from .systemd import Offered
 
 CLOSE_LIMIT = 1.0
 """Seconds that the reader has to close the connections; if it hangs, the end of the process does."""
+
+IDLE_GRACE = 1.0
+"""Seconds that open connections have for one more request when the service stops and systemd keeps the port: that one
+is answered with `Connection: close`. A client that asks at least once in this time never finds its connection closed
+under its request."""
+
+ADMIT_LIMIT = 3.0
+"""Seconds for which connections wait at a port that systemd holds until the service has started; then they are told."""
 
 _FULL = b'{"error":"Too many connections"}'
 
@@ -48,39 +61,77 @@ class Endpoints:
         self.sockets: Any = None
         self.network: Network
 
-    def open(self, engine: Engine, dispatcher: Dispatcher, bus: Bus) -> None:
-        """Bind the ports. Raises `ConfigurationError` if one cannot be had, `DeclarationError` for a bad route."""
+    def open(self, engine: Engine, dispatcher: Dispatcher, bus: Bus, offered: Sequence[Offered] = ()) -> None:
+        """Listen: at the sockets that systemd offers, or if there are none at the ports of the settings.
+
+        Raises `ConfigurationError` if a port cannot be had, `DeclarationError` for a bad route.
+        """
         limits = self._http.limits if self._http is not None else Limits()
         self.network = Network(engine, limits.max_connections, limits.write_timeout, _refusal())
         try:
-            self._open(engine, dispatcher, bus, limits)
+            self._open(engine, dispatcher, bus, limits, offered)
         except BaseException:
             self.network.close(0.0)
             raise
 
-    def _open(self, engine: Engine, dispatcher: Dispatcher, bus: Bus, limits: Limits) -> None:
+    def _open(
+        self, engine: Engine, dispatcher: Dispatcher, bus: Bus, limits: Limits, offered: Sequence[Offered]
+    ) -> None:
+        self._engine = engine
         policy = self._policy()
         if self._websocket is not None:
             self.sockets = self._websocket.open(self._registry, dispatcher, engine, bus, policy)
+        make = partial(HttpDoor, self.network, dispatcher, engine, limits, policy)
+        policy.ports = frozenset(self._adopt(offered, make) if offered else self._bind(make))
+        for warning in policy.cors.warnings if policy.cors is not None else ():
+            logger.warning("%s", warning)
+
+    def _bind(self, make: Callable[..., HttpDoor]) -> set[int]:
+        """Open the ports of the settings; return them."""
         ports = set()
         if self._http is not None:
-            door = HttpDoor(self.network, dispatcher, engine, limits, policy, self._site(), self.sockets)
-            self._http.port = self._listen(door, self._http.host, self._http.port)
+            door = self._door(make, self._site())
+            self._http.port = self.network.listen(self._http.host, self._http.port, door.accept).port
             ports.add(self._http.port)
         if self._websocket is not None:
             port = self._websocket.extra_port(self._http)
             if port is not None:
-                door = HttpDoor(self.network, dispatcher, engine, limits, policy, None, self.sockets)
-                ports.add(self._listen(door, self._websocket.listening_host(self._http), port))
-        policy.ports = frozenset(ports)
-        for warning in policy.cors.warnings if policy.cors is not None else ():
-            logger.warning("%s", warning)
+                host, door = self._websocket.listening_host(self._http), self._door(make, None)
+                ports.add(self.network.listen(host, port, door.accept).port)
+        return ports
 
-    def _listen(self, door: HttpDoor, host: str, port: int) -> int:
+    def _adopt(self, offered: Sequence[Offered], make: Callable[..., HttpDoor]) -> set[int]:
+        """Listen at the sockets that systemd holds, and nowhere else; return their ports."""
+        wanted = {} if self._http is None else {"http": self._http.port}
+        extra = self._websocket.extra_port(self._http) if self._websocket is not None else None
+        if extra is not None:
+            wanted["websocket"] = extra
+        shares = share_out(offered, wanted)
+        ports: dict[str, list[int]] = {}
+        for name, share in shares.items():
+            door = self._door(make, self._site() if name == "http" else None)
+            listeners = [self.network.adopt(one.socket, door.accept) for one in share]
+            ports[name] = [listener.port for listener in listeners if listener.port]
+        if self._http is not None:
+            self._check_http(shares["http"], offered)
+            self._http.port = ports["http"][0] if ports["http"] else self._http.port
+        if extra is not None and not shares["websocket"]:
+            self._websocket.actual_port = self._http.port if self._http is not None else None
+        return {port for some in ports.values() for port in some}
+
+    @staticmethod
+    def _check_http(share: list[Offered], offered: Sequence[Offered]) -> None:
+        if not share:
+            raise ConfigurationError(
+                f"systemd passes {', '.join(map(str, offered))}, but none for HTTP: "
+                "add one with FileDescriptorName=http to a .socket unit"
+            )
+
+    def _door(self, make: Callable[..., HttpDoor], site: Site | None) -> HttpDoor:
+        door = make(site, self.sockets)
         door.debug = self._debug
-        listener = self.network.listen(host, port, door.accept)
         self._doors.append(door)
-        return listener.port
+        return door
 
     def _policy(self) -> Policy:
         http = self._http
@@ -104,31 +155,55 @@ class Endpoints:
     def addresses(self) -> list[str]:
         """Where the service listens."""
         scheme = "http" if self._http is not None else "ws"
-        return [f"{scheme}://{listener}/" for listener in self.network._listeners]
+        return [str(listener) if listener.is_unix else f"{scheme}://{listener}/" for listener in self.network.listeners]
+
+    @property
+    def clients(self) -> int:
+        """How many WebSocket clients there are."""
+        return len(self.sockets.sessions) if self.sockets is not None else 0
+
+    @property
+    def is_held(self) -> bool:
+        """Whether systemd holds the sockets that the service listens at."""
+        return self.network.is_held
 
     def serve(self) -> None:
-        """Begin to accept. On the reader."""
-        self.network.serve()
+        """Begin to accept; where connections can wait at systemd's sockets, when the service has started."""
+        if self.is_held:
+            self._engine.later(monotonic() + ADMIT_LIMIT, self.network.serve)
+        else:
+            self._engine.soon(self.network.serve)
 
     def admit(self) -> None:
         """Let handlers run from now on."""
         for door in self._doors:
             door.admitted = True
+        self._engine.soon(self.network.serve)
 
     def stop(self) -> None:
         """Take nothing more. On the reader."""
+        graceful = self.is_held
         for door in self._doors:
-            door.stopping = True
+            door.stopping, door.graceful = True, graceful
         if self.sockets is not None:
             self.sockets.stop()
         self.network.stop_listening()
+        if graceful:
+            self._engine.later(monotonic() + IDLE_GRACE, self._end_grace)
+
+    def _end_grace(self) -> None:
+        for door in self._doors:
+            door.graceful = False
+        self.network.say_stopping()
 
     @property
     def unfinished(self) -> int:
         """Streams that run, and connections that have not taken their answer."""
         streams = sum(not call.is_unheard for door in self._doors for call in list(door.streams))
         clients: int = self.sockets.unfinished if self.sockets is not None else 0
-        return streams + clients + sum(connection.sending for connection in self.network.connections)
+        connections = self.network.connections
+        waited_for = sum(connection.sending or connection.protocol.awaits_last for connection in connections)
+        return streams + clients + waited_for
 
     def give_up(self) -> None:
         """Cut streams that do not end. On the reader."""

@@ -117,10 +117,11 @@ class _Run:
 class _Place:
     """A thread's place among the `max_workers`: what it runs, and its CPU seconds when the watcher looked last."""
 
-    __slots__ = ("cpu_seconds", "looked", "runs")
+    __slots__ = ("began", "cpu_seconds", "looked", "runs")
 
-    def __init__(self, runs: _Reading | _Run) -> None:
+    def __init__(self, runs: _Reading | _Run, began: float) -> None:
         self.runs = runs
+        self.began = began
         self.cpu_seconds = 0.0
         self.looked = 0.0  # when; 0: not yet
 
@@ -220,6 +221,18 @@ class Engine:
             if self._bell >= 0:
                 os.eventfd_write(self._bell, 1)
 
+    def soon_if_free(self, errand: Callable[[], None], seconds: float) -> bool:
+        """Do what `soon` does; False, and perhaps undone, if the engine's lock is not to be had within so long."""
+        self._errands.append(errand)
+        if not self._lock.acquire(timeout=seconds):
+            return False
+        try:
+            if self._bell >= 0:
+                os.eventfd_write(self._bell, 1)
+        finally:
+            self._lock.release()
+        return True
+
     def spare(self, function: Callable[[], None]) -> None:
         """Run a function on a worker thread, beside the `max_workers` handlers."""
         with self._lock:
@@ -268,6 +281,21 @@ class Engine:
         with self._lock:
             waiting = len(self._ready) + len(self._backlog)
             return waiting + self._held + self._working + self._inside
+
+    @property
+    def busy_workers(self) -> int:
+        """How many handlers run beside the reader."""
+        return self._working
+
+    def stuck(self, seconds: float) -> list[str]:
+        """Return what the workers run, if all are taken and each has been in one handler for longer than that."""
+        since = monotonic() - seconds
+        with self._lock:
+            places = list(self._workers.values())
+            if len(places) < self._max_workers or any(place.began > since for place in places):
+                return []
+            calls = [place.runs.call for place in places]
+        return [str(call) for call in calls if call is not None]
 
     @property
     def reads_here(self) -> bool:
@@ -521,9 +549,9 @@ class Engine:
             return get_ident() in self._workers
 
     def _work(self, call: Call) -> None:
-        with self._lock:
-            self._workers[get_ident()] = _Place(_Run(call))
         began = monotonic()
+        with self._lock:
+            self._workers[get_ident()] = _Place(_Run(call), began)
         finished = _run(call)
         call.work.took(monotonic() - began)
         self._flush()
@@ -596,7 +624,7 @@ class Engine:
             self._reader = successor
             self._inside = False
             self._working += 1
-            self._workers[stalled.ident] = _Place(stalled)
+            self._workers[stalled.ident] = _Place(stalled, monotonic())
             if stalled.call is not None:
                 stalled.call.work.stalled()
         self._flush()

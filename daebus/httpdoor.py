@@ -118,6 +118,7 @@ class HttpDoor:
         self.debug = False
         self.admitted = False  # whether handlers may run: the service has started
         self.stopping = False
+        self.graceful = False  # stopping, but each open connection may ask once more
         self.streams: set[HttpCall] = set()
         self.body_bytes = 0  # held by unfinished bodies
         self.disk_bytes = 0  # in their temporary files
@@ -298,7 +299,7 @@ class HttpConnection:
             waiting = bool(self._buffer)
         if waiting or connection.half_closed:
             self._door.engine.soon(self._next)
-        elif self._door.stopping:
+        elif self._door.stopping and not self._door.graceful:
             connection.close()
 
     def _next(self) -> None:
@@ -373,10 +374,17 @@ class HttpConnection:
         if call is not None:
             call.client_gone()
 
+    @property
+    def awaits_last(self) -> bool:
+        """See `net.Protocol`."""
+        return self._door.graceful and not self._busy and not self.connection.closed
+
     def stopping(self) -> None:
         """Take no further request, but answer one that has come already."""
         if not self._busy:
             self.connection.read_now()
+        if self.awaits_last:
+            return
         if not self._busy and (self._body is not None or self._buffer):
             self._refuse(HttpError(503, "the service is stopping"))
         elif not self._busy:

@@ -146,6 +146,7 @@ class Inbox:
             return None
         response = PubSubResponse(self.publisher, request, self.flush)
         if request.action in self._reserved:
+            self._counts.received -= 1  # it is no request of a user's
             self._introduce(request, response)
             return None
         if self._early is not None:
@@ -187,9 +188,12 @@ class Inbox:
 
     def _introduce(self, request: PubSubRequest, response: PubSubResponse) -> None:
         try:
-            response.success(self._reserved[request.action](request))
+            answer = self._reserved[request.action](request)
         except DaebusError as error:
             response.error(error)
+            return
+        if answer is not None:  # else it is not for this process
+            response.success(answer)
 
     def _not_declared(self, request: PubSubRequest, response: PubSubResponse) -> None:
         self._counts.unknown += 1

@@ -7,7 +7,7 @@ from threading import Lock, Thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from typing import Any
 
 
@@ -28,6 +28,10 @@ class LoopThread:
     def unfinished(self) -> int:
         """How many coroutines run."""
         return len(self._tasks)
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Have the loop call a function. Any thread."""
+        self._loop.call_soon_threadsafe(function)
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine. Any thread."""
@@ -53,6 +57,11 @@ class LoopThread:
 
 _lock = Lock()
 _current: LoopThread | None = None
+
+
+def existing() -> LoopThread | None:
+    """Return the process' event loop thread if there is one."""
+    return _current
 
 
 def shared() -> LoopThread:

@@ -21,6 +21,7 @@ from .log import Seldom, logger
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Any
     from typing import Protocol as TypingProtocol
 
     from .engine import Engine, Item
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
         @property
         def expendable(self) -> int:
             """2: has never said anything whole; 1: idle; 0: at work. The higher, the sooner it is evicted."""
+
+        @property
+        def awaits_last(self) -> bool:
+            """Whether the service stops, and this one may ask once more."""
 
         def received(self, data: bytes) -> Iterable[Item]:
             """Take bytes; return what is to be run."""
@@ -131,7 +136,8 @@ class Connection:
     )
     protocol: Protocol
 
-    def __init__(self, network: Network, connected: socket.socket, peer: str, local: str, port: int) -> None:
+    def __init__(self, network: Network, connected: socket.socket, peer: str, local: str | None, port: int = 0) -> None:
+        """`local` is the address that the client has reached, None for a unix socket; `port` its port."""
         self._network = network
         self._engine = network.engine
         self._socket = connected
@@ -401,6 +407,7 @@ class _Nobody:
     __slots__ = ()
 
     expendable = 0
+    awaits_last = False
 
     def received(self, _data: bytes) -> Iterable[Item]:
         """Nothing comes any more."""
@@ -418,19 +425,40 @@ _NOBODY = _Nobody()
 class Listener:
     """A listening socket; `accepted` makes the protocol of a new connection."""
 
+    held = False  # whether systemd keeps it when the service ends
+    is_unix = False
+
     def __init__(self, host: str, port: int, accepted: Callable[[Connection], Protocol]) -> None:
+        self._listen_at(_listen(host, port), accepted)
+
+    def _listen_at(self, listening: socket.socket, accepted: Callable[[Connection], Protocol]) -> None:
         self.accepted = accepted
         self.paused = False
-        self.socket = _listen(host, port)
-        name = self.socket.getsockname()
-        self.port: int = name[1]
-        self.host: str = name[0]
+        self.taken = 0  # connections
+        self.socket = listening
+        name = listening.getsockname()
+        self.is_unix = listening.family == socket.AF_UNIX
+        self.host: str = os.fsdecode(name) if self.is_unix else name[0]
+        self.port: int = 0 if self.is_unix else name[1]
 
     def __str__(self) -> str:
-        return _with_port((self.host, self.port))
+        return f"unix:{self.host}" if self.is_unix else _with_port((self.host, self.port))
+
+    def is_neglected(self, taken: int) -> bool:
+        """Whether connections wait though none was taken since so many were. Any thread."""
+        return not self.paused and self.taken == taken and _somebody_waits(self.socket)
 
 
-def _with_port(address: tuple[str, int]) -> str:
+class HeldListener(Listener):
+    """A listening socket that systemd holds."""
+
+    held = True
+
+    def __init__(self, listening: socket.socket, accepted: Callable[[Connection], Protocol]) -> None:
+        self._listen_at(listening, accepted)
+
+
+def _with_port(address: Any) -> str:
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     return f"{host}:{address[1]}"
 
@@ -481,6 +509,7 @@ class Network:
         self._unsent = 0
         self._unsent_lock = Lock()
         self._dunned = False  # the debtors are about to be looked at
+        self._echo: Echo | None = None
         self.refused = 0
         self.evicted = 0
 
@@ -494,12 +523,40 @@ class Network:
 
     def listen(self, host: str, port: int, accepted: Callable[[Connection], Protocol]) -> Listener:
         """Bind a port. Raises `ConfigurationError` if that cannot be."""
-        listener = Listener(host, port, accepted)
+        return self._listen_at(Listener(host, port, accepted))
+
+    def adopt(self, listening: socket.socket, accepted: Callable[[Connection], Protocol]) -> Listener:
+        """Listen at a socket that systemd holds."""
+        return self._listen_at(HeldListener(listening, accepted))
+
+    def _listen_at(self, listener: Listener) -> Listener:
         self._listeners.append(listener)
         return listener
 
+    @property
+    def listeners(self) -> list[Listener]:
+        """Where it listens."""
+        return list(self._listeners)
+
+    @property
+    def serves(self) -> bool:
+        """Whether connections are accepted."""
+        return self._serving
+
+    def echo(self) -> Echo:
+        """Return a connection to ourselves, which is closed with the others. Once."""
+        self._echo = Echo(self)
+        return self._echo
+
+    @property
+    def is_held(self) -> bool:
+        """Whether systemd keeps the ports when the service ends."""
+        return any(listener.held for listener in self._listeners)
+
     def serve(self) -> None:
-        """Begin to accept."""
+        """Begin to accept. On the reader; a second time, or when it stops already, it does nothing."""
+        if self._serving:
+            return
         self._serving = True
         for listener in self._listeners:
             fd = listener.socket.fileno()
@@ -524,9 +581,10 @@ class Network:
                     self._pause(listener, error.strerror)
                     return
             else:
+                listener.taken += 1
                 self._take(listener, connected, address)
 
-    def _take(self, listener: Listener, connected: socket.socket, address: tuple[str, int]) -> None:
+    def _take(self, listener: Listener, connected: socket.socket, address: Any) -> None:
         connected.setblocking(False)
         if len(self._connections) >= self._max_connections and not self._make_room("too many connections"):
             self.refused += 1
@@ -539,9 +597,7 @@ class Network:
             connected.close()
             return
         try:
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            local = connected.getsockname()[0]
-            connection = Connection(self, connected, _with_port(address), local, listener.port)
+            connection = Connection(self, connected, *_ends(listener, connected, address), listener.port)
             self.engine.watch_socket(connected.fileno(), select.EPOLLIN, connection.on_event)
         except OSError:
             connected.close()
@@ -605,11 +661,18 @@ class Network:
         self._connections.pop(connection, None)
 
     def stop_listening(self) -> None:
-        """Accept nothing but what waits already, and tell all protocols so. On the reader."""
+        """Accept nothing more, and tell all protocols so. On the reader.
+
+        What waits to be accepted is taken still, or left to the service's next process if systemd keeps the port.
+        """
         for listener in self._listeners:
-            while _somebody_waits(listener.socket) and len(self._connections) < self._max_connections:
+            while not listener.held and _somebody_waits(listener.socket) and len(self) < self._max_connections:
                 self.accept(listener)
         self._close_listeners()
+        self.say_stopping()
+
+    def say_stopping(self) -> None:
+        """Tell all protocols that the service stops. On the reader."""
         for connection in list(self._connections):
             connection.protocol.stopping()
 
@@ -624,7 +687,7 @@ class Network:
 
     def close(self, patience: float) -> None:
         """Close everything, while the reader still reads: nobody else may close what it waits for."""
-        if not self._serving:
+        if not self._serving and self._echo is None:
             self._close_listeners()
             return
         closed = Event()
@@ -635,7 +698,67 @@ class Network:
         self._close_listeners()
         for connection in list(self._connections):
             connection._dispose()
+        if self._echo is not None:
+            self._echo.close()
         closed.set()
+
+
+class Echo:
+    """A connection to ourselves, to see whether what arrives on connections is read, run and answered."""
+
+    expendable = 0
+    awaits_last = False
+
+    def __init__(self, network: Network) -> None:
+        self._far, near = socket.socketpair()
+        self._far.setblocking(False)
+        near.setblocking(False)
+        self._connection = Connection(network, near, "the watchdog", None)
+        self._connection.protocol = self
+        self._owed = 0  # answers
+        network.engine.watch_socket(near.fileno(), select.EPOLLIN, self._connection.on_event)
+
+    def ask(self) -> None:
+        """Send a byte that is to come back."""
+        try:
+            self._owed += self._far.send(b"?")
+        except OSError:  # so many were sent that no more fit
+            self._owed += 1
+
+    def answered(self) -> bool:
+        """Whether all have come back. One thread at a time."""
+        try:
+            self._owed -= len(self._far.recv(4096))
+        except OSError:  # none has
+            pass
+        return self._owed == 0
+
+    def close(self) -> None:
+        """Close both ends. On the reader."""
+        self._connection._dispose()
+        self._far.close()
+
+    # --- the protocol of the near end ---
+
+    def received(self, data: bytes) -> Iterable[Item]:
+        """Have the engine send it back."""
+        return ((None, self._plan, "watchdog", data),)
+
+    def _plan(self, _work: object, _channel: str, data: bytes) -> None:
+        self._connection.write(data)
+
+    def nothing(self, _now: float = 0.0) -> None:
+        """It has no deadline and no end."""
+
+    ended = drained = expired = gone = stopping = nothing
+
+
+def _ends(listener: Listener, connected: socket.socket, address: Any) -> tuple[str, str | None]:
+    """Return who is at the other end of a connection, and which address of ours it has reached."""
+    if listener.is_unix:
+        return str(listener), None
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return _with_port(address), connected.getsockname()[0]
 
 
 class _Accept:

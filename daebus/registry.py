@@ -54,7 +54,7 @@ def _check_arguments(kind: str, name: str, function: Callable[..., Any]) -> None
 class Record:
     """One declared handler: its kind and name, the function, and what the decorator was told."""
 
-    __slots__ = ("auto_start", "function", "inline", "interval", "kind", "name", "subject")
+    __slots__ = ("auto_start", "function", "inline", "interval", "kind", "name", "stuck_after", "subject")
 
     kind: str
     name: str
@@ -62,6 +62,7 @@ class Record:
     inline: bool | None
     interval: float
     auto_start: bool
+    stuck_after: float | None
     subject: Any
 
     def __init__(
@@ -73,12 +74,14 @@ class Record:
         inline: bool | None = None,
         interval: float = 0.0,
         auto_start: bool = True,
+        stuck_after: float | None = None,
         subject: Any = None,
     ) -> None:
         """`subject` is what an error function is for."""
         for field, value in (
             ("kind", kind), ("name", name), ("function", function),
-            ("inline", inline), ("interval", interval), ("auto_start", auto_start), ("subject", subject),
+            ("inline", inline), ("interval", interval), ("auto_start", auto_start), ("stuck_after", stuck_after),
+            ("subject", subject),
         ):  # fmt: skip
             object.__setattr__(self, field, value)
 
@@ -140,13 +143,16 @@ class Registry:
             )
         return self._declare("background", _label("task", name), interval=float(interval))
 
-    def thread(self, name: str, auto_start: bool = True) -> Callable[[F], F]:
+    def thread(self, name: str, auto_start: bool = True, *, stuck_after: float | None = None) -> Callable[[F], F]:
         """Declare a long-running thread: a function of `running`, which it calls to know whether to go on.
 
         `running.wait(seconds)` sleeps and returns early when the thread is to stop. A thread that raises is started
-        again with back-off; five crashes in a row end the service.
+        again with back-off; five crashes in a row end the service. With `stuck_after` it must call `running()` at
+        least once in so many seconds (sleeping in `running.wait` apart), else systemd's watchdog is not fed.
         """
-        return self._declare("thread", _label("thread", name), auto_start=auto_start)
+        return self._declare(
+            "thread", _label("thread", name), auto_start=auto_start, stuck_after=check_stuck_after(stuck_after)
+        )
 
     def on_start(self, function: Callable[..., Any] | None = None) -> Callable[[F], F]:
         """Declare a function to run once the connections are up, before the first request, on the main thread.
@@ -158,6 +164,13 @@ class Registry:
     def on_stop(self, function: Callable[..., Any] | None = None) -> Callable[[F], F]:
         """Declare a function to run when the service stops, after the last answer, on the main thread."""
         return self._hook("on_stop", function)
+
+    def on_reload(self, function: Callable[..., Any] | None = None) -> Callable[[F], F]:
+        """Declare a function to run on SIGHUP (`systemctl reload`), on a worker thread, while requests go on.
+
+        If it raises, that is logged and the service goes on.
+        """
+        return self._hook("on_reload", function)
 
     # --- HTTP and WebSocket ---
 
@@ -265,6 +278,7 @@ class Registry:
         inline: bool | None = None,
         interval: float = 0.0,
         auto_start: bool = True,
+        stuck_after: float | None = None,
         subject: Any = None,
     ) -> Callable[[F], F]:
         if not (inline is None or isinstance(inline, bool)):
@@ -276,7 +290,8 @@ class Registry:
             _check_arguments(kind, name, function)
             if kind == "route":
                 route_arguments(name, function, subject)
-            options: dict[str, Any] = {"interval": interval, "auto_start": auto_start, "subject": subject}
+            options: dict[str, Any] = {"interval": interval, "auto_start": auto_start, "stuck_after": stuck_after}
+            options["subject"] = subject
             self._add(Record(kind, name, function, inline=inline, **options))
             return function
 
@@ -367,6 +382,15 @@ def route_arguments(name: str, function: Callable[..., Any], names: tuple[str, .
         expected = ", ".join(["req", *names])
         raise DeclarationError(f"the route handler {name!r} ({place}) must be a function of the arguments ({expected})")
     return tuple(arguments)
+
+
+def check_stuck_after(seconds: object) -> float | None:
+    """Return a limit in seconds, None for none; `DeclarationError` if it is no number above 0."""
+    if seconds is None:
+        return None
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds < 1e9:
+        return float(seconds)
+    raise DeclarationError(f"stuck_after must be a number of seconds above 0, or None for no limit, not {seconds!r}")
 
 
 def _label(what: str, name: object) -> str:

@@ -56,6 +56,7 @@ class Scheduler:
         self._start = start
         now = monotonic()
         self.tasks = [Task(record, now) for record in records]
+        self.rounds = 0  # how often the main thread has come by
 
     def run_due(self, now: float) -> float | None:
         """Start what is due; return the seconds until the next task is, None if there is none. Main thread."""
@@ -63,7 +64,12 @@ class Scheduler:
             if task.due <= now:
                 self._begin(task)
                 task.due = next_due(task.due, task.interval, now)
+        self.rounds += 1
         return min((task.due for task in self.tasks), default=now) - now if self.tasks else None
+
+    def overdue(self, now: float, limit: float) -> str | None:
+        """Return the name of a task that should have been started more than so many seconds ago, if there is one."""
+        return next((task.name for task in self.tasks if now - task.due > limit), None)
 
     def _begin(self, task: Task) -> None:
         if task.running:

@@ -17,7 +17,7 @@ import threading
 from functools import partial
 from time import monotonic
 
-from . import claim
+from . import claim, watchdog
 from .bus import HEALTH_PERIOD, Bus
 from .connecting import FirstConnection
 from .dispatch import Dispatcher
@@ -25,9 +25,10 @@ from .engine import Engine
 from .errors import ConfigurationError, DeclarationError, Stopping
 from .hooks import hooks_of
 from .inbox import Inbox
+from .liaison import Liaison, Reload, sentence
 from .log import logger, one_line
 from .scheduler import Scheduler
-from .systemd import Notifier
+from .systemd import Notifier, offered_sockets, share_out
 from .target import clock_id
 from .threads import Threads, await_here
 from .work import Work
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from .registry import Registry
     from .settings import RedisSettings
     from .shared import Share
+    from .systemd import Offered
 
 HANDLER_LIMIT = 8.0
 """Seconds that handlers have to finish once the service was told to stop; then their callers are told."""
@@ -69,6 +71,21 @@ class StartFailed(Exception):
     """The service cannot start; the text says why."""
 
 
+class _Idle:
+    """Knows since when nothing has come."""
+
+    def __init__(self, limit: float | None, now: float) -> None:
+        self.limit = limit
+        self._since = now
+        self._counted = 0
+
+    def left(self, now: float, counted: int, at_work: int) -> float:
+        """Return the seconds until nothing will have come for as long as the limit says."""
+        if counted != self._counted or at_work:
+            self._counted, self._since = counted, now
+        return self._since + (self.limit or 0.0) - now
+
+
 class _Interrupted(BaseException):
     """A stop signal came while on_start functions ran."""
 
@@ -84,12 +101,18 @@ class Service:
         *,
         max_workers: int,
         shared: bool,
+        stuck_after: float | None = None,
+        idle_exit: float | None = None,
         endpoints: Endpoints | None = None,
     ) -> None:
         self.name = name
         self.settings = settings
         self._registry = registry
         self._shared = shared
+        self._max_workers = max_workers
+        self._stuck_after = stuck_after
+        self._idle_exit = idle_exit
+        self._reload_asked = False
         self._endpoints = endpoints
         self._failure: str | None = None
         self._stop_asked = False
@@ -102,6 +125,7 @@ class Service:
         self._poll = select.poll()
         self._poll.register(self._wake_end, select.POLLIN)
         self._notifier = Notifier()
+        self._liaison = Liaison(self._notifier, self._status)
         share = _share(settings, name) if shared else None
         self.bus = Bus(settings, name, share)
         self.dispatcher = Dispatcher(name, registry.records("action"), self.bus.flush)
@@ -113,16 +137,20 @@ class Service:
         self.dispatcher.hooks = hooks_of(registry)
         self.dispatcher.resume = self.engine.resume
         self.threads = Threads(registry.records("thread"), self.fail)
+        self._reload = Reload(list(registry.records("on_reload")), self._liaison, self.engine.spare)
         self._scheduler: Scheduler | None = None
 
     def _make_inbox(self, share: Share | None) -> Inbox:
         """Tell the bus what to subscribe to, and where that is planned."""
         registry, bus = self._registry, self.bus
-        reserved = {claim.ACTION: self._answer_claim}
+        self._bus_leg = watchdog.BusLeg(bus, self.name)
+        reserved = {claim.ACTION: self._answer_claim, watchdog.ACTION: self._bus_leg.answer}
         inbox = Inbox(self.dispatcher, bus, reserved, clock_id(), share.mine if share else None, self._flush_answer)
         workflows = Workflows(registry.records("workflow"), inbox)
         if workflows.declared:
             bus.plan(workflows.channel, workflows.plan)
+        if self._notifier.watchdog_seconds is not None:
+            bus.plan(self._bus_leg.channel, self._bus_leg.plan_answer)
         bus.listen(inbox.plan_request, inbox.plan_message, [Work(record) for record in registry.records("listen")])
         return inbox
 
@@ -168,6 +196,7 @@ class Service:
     def run(self) -> str | None:
         """Run until a stop signal, `stop` or `fail`; return the reason of a failure. Blocks."""
         restore = self._take_signals()
+        self._notifier.take_environment()
         try:
             self._begin()
             pair = self._connect()
@@ -178,7 +207,7 @@ class Service:
         except StartFailed as error:
             self._failure = str(error)
         finally:
-            self._notifier.tell("STOPPING=1")
+            self._liaison.ends()
             self._close()
             restore()
         return self._failure
@@ -186,16 +215,24 @@ class Service:
     def _begin(self) -> None:
         """Listen, and begin to read."""
         try:
-            if self._endpoints is not None:
-                self._endpoints.open(self.engine, self.dispatcher, self.bus)
+            self._listen(offered_sockets())
         except (ConfigurationError, DeclarationError) as error:
             raise StartFailed(str(error)) from None
         self.engine.every(HEALTH_PERIOD, self.bus.check)
         self.engine.start()
         if self._endpoints is not None:
-            self.engine.soon(self._endpoints.serve)
+            self._endpoints.serve()
             if not any(self._registry.records("on_start")):
                 self._endpoints.admit()
+
+    def _listen(self, offered: list[Offered]) -> None:
+        if self._endpoints is not None:
+            self._endpoints.open(self.engine, self.dispatcher, self.bus, offered)
+        elif offered:
+            share_out(offered, {})  # says that nothing here listens there
+        if self._idle_exit is not None and not offered:
+            logger.warning("idle_exit has no effect: no .socket unit holds the port, so nobody would start it again")
+            self._idle_exit = None
 
     def _serve(self, pair: Pair) -> None:
         try:
@@ -204,6 +241,7 @@ class Service:
             self.threads.start_all()
             self.engine.soon(self._open)
             self._scheduler = Scheduler(self._registry.records("background"), self.engine.spare)
+            self._liaison.watchdog = self._make_watchdog(self._scheduler)
             self._say_ready()
             self._watch(self._scheduler)
         except _Interrupted:
@@ -232,10 +270,58 @@ class Service:
 
     def _watch(self, scheduler: Scheduler) -> None:
         """Serve: look in on the engine and start tasks, each when it is time, until somebody says stop."""
+        self.bus.on_change.append(self._redis_changed)
+        idle = _Idle(self._idle_exit, monotonic())
         while not self._stop_asked and self._failure is None:
-            task_due = scheduler.run_due(monotonic())
-            next_look = self.engine.watch()
-            self._sleep(_sooner(task_due, next_look))
+            now = monotonic()
+            dues = [scheduler.run_due(now), self._liaison.look(now, self.dispatcher.counts.received)]
+            dues += [self._look_whether_idle(idle, now), self.engine.watch()]
+            if self._reload_asked:
+                self._reload_asked = False
+                self._reload.begin()
+            self._sleep(min((due for due in dues if due is not None), default=None))
+
+    def _look_whether_idle(self, idle: _Idle, now: float) -> float | None:
+        """Stop when nothing has come for long enough, if that is wanted; return the seconds until it may be so."""
+        if idle.limit is None:
+            return None
+        clients = self._endpoints.clients if self._endpoints is not None else 0
+        left = idle.left(now, self.dispatcher.counts.received, self._unfinished() + clients)
+        if left <= 0:
+            logger.info("Nothing has come for %g s: leaving until something does", idle.limit)
+            self._stop_asked = True
+        return left
+
+    def _redis_changed(self, _connected: bool) -> None:
+        """Have `systemctl status` say so. On the reader."""
+        self._liaison.changed()
+        self.wake()
+
+    def _status(self) -> str:
+        return sentence(
+            self.counts(),
+            str(self.settings),
+            connected=self.bus.connected,
+            busy=self.engine.busy_workers,
+            workers=self._max_workers,
+        )
+
+    def _make_watchdog(self, scheduler: Scheduler) -> watchdog.Watchdog | None:
+        """Return the watchdog, if systemd wants one (WatchdogSec=)."""
+        seconds = self._notifier.watchdog_seconds
+        if seconds is None:
+            return None
+        legs: list[Any] = [
+            self._bus_leg,
+            watchdog.WorkerLeg(self.engine, self._stuck_after),
+            watchdog.SchedulerLeg(scheduler, self.wake),
+            watchdog.ThreadLeg(self.threads),
+            watchdog.LoopLeg(self._stuck_after),
+        ]
+        if self._endpoints is not None:
+            legs.append(watchdog.HttpLeg(self._endpoints.network))
+        feed = partial(self._notifier.tell, "WATCHDOG=1")
+        return watchdog.Watchdog(feed, self._liaison.troubled, seconds, watchdog.ReaderLeg(self.engine), legs)
 
     def _sleep(self, seconds: float | None) -> None:
         if self._poll.poll(None if seconds is None else max(0.0, seconds) * 1000):
@@ -251,10 +337,12 @@ class Service:
         if threading.current_thread() is not threading.main_thread():
             return lambda: None
         before = {number: signal.signal(number, self._on_stop_signal) for number in STOP_SIGNALS}
-        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, _on_hangup)
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._on_hangup)
         wakeup = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+        hide_stacks = _show_stacks()
 
         def restore() -> None:
+            hide_stacks()
             signal.set_wakeup_fd(wakeup)
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -267,12 +355,16 @@ class Service:
         if self._in_start:
             raise _Interrupted
 
+    def _on_hangup(self, _number: int, _frame: object) -> None:
+        self._reload_asked = True
+
     def _connect(self) -> Pair | None:
         """Connect and claim the name, waiting for Redis as long as it takes; None if told to stop meanwhile."""
         attempt = FirstConnection(self.bus, self._shared, self.wake, self._served_meanwhile())
         attempt.start()
         while not attempt.done and not self._stop_asked and self._failure is None:
-            self._sleep(self.engine.watch())
+            extend = self._liaison.wait_for_redis(str(self.settings), monotonic())
+            self._sleep(_sooner(extend, self.engine.watch()))
         attempt.given_up = True
         if attempt.error is not None:
             raise StartFailed(str(attempt.error))
@@ -305,7 +397,7 @@ class Service:
         if self._endpoints is not None:
             where += f", at {' and '.join(self._endpoints.addresses)}"
         logger.info("Service '%s' is ready (%s)", self.name, where)
-        self._notifier.tell("READY=1", f"STATUS=Serving, Redis at {self.settings}")
+        self._liaison.ready()
 
     # --- stopping ---
 
@@ -313,7 +405,7 @@ class Service:
         """Take nothing more, finish what was taken, tell the threads; bounded. A second Ctrl-C cuts it short."""
         if self._failure is None:
             logger.info("Service '%s' is stopping", self.name)
-        self._notifier.tell("STOPPING=1", "STATUS=Finishing what was taken")
+        self._liaison.drains()
         began = self._drain_began = monotonic()
         if self.inbox.held:  # the start was not completed, so no handler may run
             self.engine.soon(partial(self.inbox.turn_away, Stopping("The service could not start")))
@@ -410,6 +502,20 @@ def _end_event_loop() -> None:
         loop.end(1.0)
 
 
+def _show_stacks() -> Callable[[], None]:
+    """Have the stacks of all threads written to standard error by a crash, and by the SIGABRT with which systemd ends
+    a service that hangs (WatchdogSec=). Returns what undoes it."""
+    import faulthandler
+
+    if faulthandler.is_enabled():
+        return lambda: None
+    try:
+        faulthandler.enable(2)
+    except (OSError, RuntimeError, ValueError):  # there is no standard error
+        return lambda: None
+    return faulthandler.disable
+
+
 def _threads_that_keep_us() -> bool:
     """Whether threads run for which Python would wait at its end (an executor's, say)."""
     return any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate())
@@ -418,10 +524,6 @@ def _threads_that_keep_us() -> bool:
 def _exit_now(status: int, what: str) -> None:
     logger.critical("Some %s did not end in time; ending without them", what)
     os._exit(status)
-
-
-def _on_hangup(_number: int, _frame: object) -> None:
-    logger.info("SIGHUP: there is nothing to reload")
 
 
 def _sooner(one: float | None, other: float | None) -> float | None:

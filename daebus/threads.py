@@ -35,18 +35,23 @@ def await_here(result: object) -> None:
 class Running:
     """What a thread's function gets: `running()` says whether to go on, `running.wait(s)` sleeps until told not to."""
 
-    __slots__ = ("_stop",)
+    __slots__ = ("_stop", "asked")
 
     def __init__(self, stop: Event) -> None:
         self._stop = stop
+        self.asked = monotonic()  # when last; infinite while it sleeps in `wait`
 
     def __call__(self) -> bool:
         """Say whether the thread should go on."""
+        self.asked = monotonic()
         return not self._stop.is_set()
 
     def wait(self, seconds: float | None = None) -> bool:
         """Sleep so many seconds, or until the thread is to stop; return whether it should go on."""
-        return not self._stop.wait(seconds)
+        self.asked = float("inf")
+        stopped = self._stop.wait(seconds)
+        self.asked = monotonic()
+        return not stopped
 
 
 class ManagedThread:
@@ -56,7 +61,9 @@ class ManagedThread:
         self.name = record.name
         self.auto_start = record.auto_start
         self._function = record.function
+        self._stuck_after = record.stuck_after
         self._fail = fail
+        self._running: Running | None = None
         self._stop = Event()
         self._thread: Thread | None = None
         self._lock = Lock()  # for starting, which several may want at once
@@ -84,12 +91,18 @@ class ManagedThread:
         thread.join(max(0.0, seconds))
         return not thread.is_alive()
 
+    def is_stuck(self, now: float) -> bool:
+        """Whether it runs and has not asked `running` for longer than it may."""
+        running = self._running
+        return self._stuck_after is not None and running is not None and now - running.asked > self._stuck_after
+
     def _run(self, stop: Event) -> None:
         crashes = 0
         while not stop.is_set():
             began = monotonic()
+            running = self._running = Running(stop)
             try:
-                await_here(self._function(Running(stop)))
+                await_here(self._function(running))
                 return
             except BaseException:  # noqa: BLE001 - the last stop of the thread: it decides whether to start again
                 crashes = 1 if monotonic() - began > STEADY else crashes + 1
@@ -100,7 +113,9 @@ class ManagedThread:
                 pause = backoff(crashes, FIRST_PAUSE, LONGEST_PAUSE)
                 text = "Thread %r crashed; it is started again in %g s"
                 logger.error(text, one_line(self.name), pause, exc_info=True)
-                stop.wait(pause)
+                running.wait(pause)
+            finally:
+                running.asked = float("inf")  # it does not run
 
 
 class Threads:
@@ -142,6 +157,10 @@ class Threads:
             known = ", ".join(repr(each) for each in self._threads) or "none is"
             logger.error("There is no thread %s; declared: %s", ascii(name), known)
         return thread
+
+    def stuck(self, now: float) -> list[str]:
+        """Return the names of those that have not asked `running` for longer than they may."""
+        return [thread.name for thread in self._threads.values() if thread.is_stuck(now)]
 
     def stop_all(self, deadline: float) -> list[str]:
         """Tell all, wait until the deadline (monotonic seconds); return the names of those that have not ended."""

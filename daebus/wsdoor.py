@@ -449,6 +449,11 @@ class Session:
         self._partial = 0
         self.door.left(self, self._close_code)
 
+    @property
+    def awaits_last(self) -> bool:
+        """See `net.Protocol`: a client is told to go."""
+        return False
+
     def stopping(self) -> None:
         """Take nothing more; say goodbye when what is at work is done."""
         self.door.stop()

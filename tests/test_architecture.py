@@ -45,7 +45,7 @@ LAYERS = {
         "wsdoor",
         "gateway",
     ],
-    "life": ["systemd", "endpoints", "connecting", "service"],
+    "life": ["systemd", "endpoints", "connecting", "watchdog", "liaison", "service"],
     "faces": ["http", "websocket", "app", "__init__"],
 }
 # `broadcast` and `cache` are views for users' code; what is behind them is imported when they are first used.
