@@ -60,6 +60,6 @@ def test_shell_scripts_are_sound() -> None:
 
 def shell_scripts() -> list[Path]:
     """Every file that begins like one, in the folders where we keep some."""
-    folders = [ROOT / name for name in existing([".ci", "bench", "examples", "packaging"])]
+    folders = [ROOT / name for name in existing([".ci", "bench", "examples", "packaging", "tests"])]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     return [path for path in files if path.read_bytes()[:10].startswith((b"#!/bin/sh", b"#!/bin/bas"))]

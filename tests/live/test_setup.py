@@ -1,7 +1,8 @@
-"""The set-up script, on machines that lack something. Interpreter and `id` are stand-ins."""
+"""The set-up scripts, on machines that lack something. What they call is stand-ins."""
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -117,3 +118,128 @@ def test_an_old_python_is_named(checkout: Path, setup: Setup) -> None:
 
 def test_an_unknown_target_is_refused(setup: Setup) -> None:
     assert setup("everything").returncode == 1
+
+
+# --- containers ---
+
+TOOLS = ("redis-server", "chromium", "systemd-nspawn", "mmdebstrap", "ip")
+MAKE_ROOT = 'echo "$1" >>"$LOG"; [ "$1" != "$UNBUILDABLE" ]'
+
+
+@pytest.fixture
+def equipped(checkout: Path) -> Path:
+    """A checkout on a machine that has everything, on which the user is root."""
+    for name in TOOLS:
+        put_script(checkout / "bin" / name, "exit 0")
+    put_script(checkout / "bin/id", "echo 0")
+    put_script(checkout / "tests/system/make-root", MAKE_ROOT)
+    return checkout
+
+
+def test_the_roots_of_both_releases_are_built(equipped: Path, setup: Setup) -> None:
+    done = setup("test", UNBUILDABLE="")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (equipped / "log").read_text().splitlines()[-2:] == ["bookworm", "trixie"]
+
+
+def test_one_root_that_cannot_be_built_costs_only_its_tests(equipped: Path, setup: Setup) -> None:
+    done = setup("test", UNBUILDABLE="bookworm")
+    assert done.returncode == 0
+    assert "skipped for bookworm" in done.stdout
+    assert (equipped / "log").read_text().splitlines()[-1] == "trixie"
+
+
+def test_without_root_there_are_no_containers(equipped: Path, setup: Setup) -> None:
+    put_script(equipped / "bin/id", "echo 1000")
+    done = setup("test")
+    assert done.returncode == 0
+    assert "only root can boot containers" in done.stdout
+    assert "bookworm" not in (equipped / "log").read_text()
+
+
+# --- the roots themselves ---
+
+MMDEBSTRAP = """
+for argument; do
+    case $argument in */daebus/*) folder=$argument ;; esac
+done
+mkdir "$folder"
+echo "$*" >>"$LOG"
+exit "$MMDEBSTRAP_STATUS"
+"""
+
+
+@pytest.fixture
+def make_root(tmp_path: Path) -> Setup:
+    """The script with its cache in the test's folder, and tools that only pretend."""
+    put_script(tmp_path / "bin/id", "echo 0")
+    put_script(tmp_path / "bin/unshare", 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"')
+    put_script(tmp_path / "bin/mmdebstrap", MMDEBSTRAP)
+
+    def run(suite: str, **env: str) -> subprocess.CompletedProcess[str]:
+        defaults = {
+            "PATH": f"{tmp_path}/bin:/usr/bin:/bin",
+            "LOG": f"{tmp_path}/log",
+            "XDG_CACHE_HOME": f"{tmp_path}/cache",
+            "MMDEBSTRAP_STATUS": "0",
+        }
+        command = [str(ROOT / "tests/system/make-root"), suite]
+        return subprocess.run(command, env=defaults | env, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_a_root_is_built_once(tmp_path: Path, make_root: Setup) -> None:
+    first, second = make_root("trixie"), make_root("trixie")
+    assert Path(first.stdout.strip()).is_dir()
+    assert "building" in first.stderr
+    assert (second.stdout, second.stderr) == (first.stdout, "")
+    assert len((tmp_path / "log").read_text().splitlines()) == 1
+
+
+def test_the_mirror_can_be_named(tmp_path: Path, make_root: Setup) -> None:
+    make_root("trixie")
+    make_root("bookworm", DAEBUS_TEST_MIRROR="file:/mirror")
+    without, with_mirror = (tmp_path / "log").read_text().splitlines()
+    assert without.endswith(".new")
+    assert with_mirror.endswith(".new file:/mirror")
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path: Path, make_root: Setup) -> None:
+    done = make_root("trixie", MMDEBSTRAP_STATUS="1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "mmdebstrap could not build" in done.stderr
+    assert [path.suffix for path in (tmp_path / "cache/daebus").iterdir()] == [".lock"]
+    assert make_root("trixie").returncode == 0
+
+
+def test_what_an_ended_build_left_is_built_over(tmp_path: Path, make_root: Setup) -> None:
+    root = Path(make_root("trixie").stdout.strip())
+    root.rename(f"{root}.new")
+    assert make_root("trixie").returncode == 0
+    assert root.is_dir()
+    assert not Path(f"{root}.new").exists()
+
+
+def test_old_roots_are_removed_unless_a_container_uses_them(tmp_path: Path, make_root: Setup) -> None:
+    """The lock of a build is that of the root that it will be."""
+    cache = tmp_path / "cache/daebus"
+    for name in ("root-trixie-1", "root-trixie-2", "root-trixie-3.new", "root-bookworm-1"):
+        (cache / name).mkdir(parents=True)
+    with (cache / "root-trixie-2.lock").open("w") as used, (cache / "root-trixie-3.lock").open("w") as built:
+        for lock in (used, built):
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        root = Path(make_root("trixie").stdout.strip())
+    left = {path.name for path in cache.iterdir() if path.is_dir()}
+    assert left == {root.name, "root-trixie-2", "root-trixie-3.new", "root-bookworm-1"}
+
+
+def test_only_root_builds_roots(tmp_path: Path, make_root: Setup) -> None:
+    put_script(tmp_path / "bin/id", "echo 1000")
+    done = make_root("trixie")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "only root" in done.stderr
+
+
+def test_an_unknown_suite_is_refused(make_root: Setup) -> None:
+    assert "usage" in make_root("sid").stderr
