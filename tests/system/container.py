@@ -42,6 +42,7 @@ REDIS_SOCKET = "/run/redis-daebus/redis-server.sock"
 POWER_OFF = signal.SIGRTMIN + 4
 REBOOT = signal.SIGRTMIN + 5
 REBOOT_STATUS = 133  # nspawn's way to say that the container wants to be started again
+PROPAGATE = Path("/run/systemd/nspawn/propagate")
 CLONE_NEWNET = 0x40000000
 
 # The overlay is gone as soon as the last process of this mount namespace is. "volatile": nobody keeps the layer, so
@@ -240,15 +241,11 @@ class Container:
             return
         leader = self._notices.leader
         if self.running and leader is not None:
-            os.kill(leader, signal.SIGKILL)
-        elif self.running:
-            self._kill_all(self._process)
+            with suppress(ProcessLookupError):
+                os.kill(leader, signal.SIGKILL)
+        else:
+            self._process.kill()
         self._wait(self._process)
-
-    def _kill_all(self, process: subprocess.Popen[bytes]) -> None:
-        """nspawn, too, which cannot tidy up behind itself then; for when nothing else helps."""
-        (self._group / "cgroup.kill").write_text("1")
-        process.kill()  # it may not be in the control group yet
 
     def _end_by(self, number: int, expected: int) -> None:
         process = self._started()
@@ -261,8 +258,11 @@ class Container:
         try:
             status = process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
-            self._kill_all(process)
+            process.kill()
             status = process.wait()
+        (self._group / "cgroup.kill").write_text("1")  # an nspawn that was killed leaves processes behind
+        with suppress(FileNotFoundError):
+            (PROPAGATE / self.name).rmdir()  # and this folder
         wait_for(lambda: remove_group(self._group), END_SECONDS, f"{self._group} is empty")
         self._process = None
         self._notices.forget()

@@ -17,6 +17,7 @@ from daebus.redisserver import answers
 from tests.support import MS, ROOT, NotInTime, is_running, wait_for
 from tests.system.container import (
     END_SECONDS,
+    PROPAGATE,
     REDIS_SOCKET,
     BootFailed,
     CommandFailed,
@@ -213,7 +214,7 @@ def test_two_devices_do_not_see_each_other(debian_root: Path, container: Contain
 
 def leftovers(name: str) -> list[str]:
     """What there is of a container on this machine."""
-    places = [Path(tempfile.gettempdir()), Path("/run/systemd/nspawn/propagate"), own_group()]
+    places = [Path(tempfile.gettempdir()), PROPAGATE, own_group()]
     found = [str(path) for place in places if place.exists() for path in place.glob(f"{name}*")]
     return found + [line for line in Path("/proc/self/mounts").read_text().splitlines() if name in line]
 
@@ -227,7 +228,18 @@ def test_a_failed_boot_shows_the_console_and_leaves_nothing(tmp_path: Path) -> N
     device = Container(root)
     with pytest.raises(BootFailed, match=r"status \d+\n.*"), device:
         pytest.fail("it booted")
-    wait_for(lambda: not leftovers(device.name), message=lambda: str(leftovers(device.name)))
+    assert leftovers(device.name) == []
+
+
+@pytest.mark.parametrize("seconds", [0, 50 * MS, 150 * MS])
+def test_a_boot_that_takes_too_long_leaves_nothing(
+    debian_root: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    monkeypatch.setattr("tests.system.container.BOOT_SECONDS", seconds)
+    device = Container(debian_root)
+    with pytest.raises(BootFailed, match="the container has booted"), device:
+        pytest.fail("it booted")
+    assert leftovers(device.name) == []
 
 
 BOOT_AND_WAIT = """
