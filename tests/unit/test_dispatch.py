@@ -483,6 +483,7 @@ class RouteCall:
     context_type = "http"
 
     def __init__(self, function: Callable[..., Any], *arguments: Any, size: int = 0) -> None:
+        self.began = 0.0
         self.sent: list[HttpResponse] = []
         self.work = Work(Record("route", "GET /", function))
         self.arguments = arguments

@@ -36,6 +36,7 @@ class RouteCall:
     """A request for a route, whose answers are kept."""
 
     def __init__(self, function: Callable[..., Any], kind: str = "route") -> None:
+        self.began = 0.0
         self.sent: list[HttpResponse] = []
         self.work = Work(Record(kind, "GET /", function))
         self.arguments = ()

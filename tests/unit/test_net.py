@@ -34,6 +34,8 @@ T = TypeVar("T")
 class Talk:
     """A protocol that keeps what it is told."""
 
+    awaits_last = False
+
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.data = b""
