@@ -56,7 +56,7 @@ class Liaison:
         self._counted = 0
         self._changed = False
         self._began = monotonic()
-        self._extended = 0.0
+        self._extended = float("-inf")
         self._trouble: str | None = None
         self.watchdog: Watchdog | None = None
 
