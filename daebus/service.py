@@ -409,12 +409,12 @@ class Service:
         began = self._drain_began = monotonic()
         if self.inbox.held:  # the start was not completed, so no handler may run
             self.engine.soon(partial(self.inbox.turn_away, Stopping("The service could not start")))
-        if self._endpoints is not None:
-            self.engine.soon(self._endpoints.stop)
+        told = threading.Event()
+        self.engine.soon(partial(self._stop_listening, told))
         self.threads.tell_all()
         unsubscribed = self.bus.unsubscribe()
         while monotonic() - began < HANDLER_LIMIT and not self._hurry:
-            if unsubscribed.is_set() and not self._unfinished():
+            if told.is_set() and unsubscribed.is_set() and not self._unfinished():
                 break
             self.engine.watch()
             self._sleep(DRAIN_TICK)
@@ -423,6 +423,12 @@ class Service:
         self._wait_sent()
         if self._run_stop:
             self._run_stop_hooks()
+
+    def _stop_listening(self, told: threading.Event) -> None:
+        """Take no more connections. On the reader."""
+        if self._endpoints is not None:
+            self._endpoints.stop()
+        told.set()
 
     def _unfinished(self) -> int:
         web = self._endpoints.unfinished if self._endpoints is not None else 0
