@@ -260,7 +260,7 @@ def test_any_upload(site: Script, body: bytes) -> None:
 
 
 @bounded
-@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30))
+@given(st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=30))
 def test_any_text_in_a_path_arrives(site: Script, text: str) -> None:
     answer = fetch(site.port, "GET", "/items/" + quote(text, safe=""))
     segments = text.replace("\\", "/").split("/")

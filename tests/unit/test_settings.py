@@ -153,7 +153,7 @@ def test_the_hosts_name_is_checked_unless_it_is_said_otherwise() -> None:
     assert parse_url(RedisSettings(tls={"ssl_check_hostname": "no"}).url, "x").tls == {"ssl_check_hostname": "no"}
 
 
-@given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=20), secrets)
+@given(st.text(alphabet=st.characters(blacklist_categories=["Cs"]), max_size=20), secrets)
 def test_a_socket_path_survives_as_a_url(path: str, password: str) -> None:
     given_settings = RedisSettings(path=f"/{path}", password=password)
     assert parse_url(given_settings.url, "x").key == given_settings.key
