@@ -218,4 +218,6 @@ def test_versions_agree() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     released = re.findall(r"^## \[(\d\S*)\] - \d{4}-\d\d-\d\d$", changelog, re.MULTILINE)
-    assert project["version"] == daebus.__version__ == released[0]
+    packages = (ROOT / "packaging" / "debian" / "changelog").read_text(encoding="utf-8")
+    packaged = re.findall(r"^daebus \((.+)\) ", packages, re.MULTILINE)
+    assert project["version"] == daebus.__version__ == released[0] == packaged[0]
