@@ -202,6 +202,23 @@ def test_the_panel_writes_no_line_each_second(device: Container) -> None:
     assert not [entry for entry in device.journal("daebus-kiosk-panel") if "memory" in str(entry["MESSAGE"])]
 
 
+LAMP = """
+from daebus import Daebus
+app = Daebus(__name__)
+app.action("switch")(lambda: "on")
+app.run(service="lamp")
+"""
+
+
+def test_a_script_becomes_a_service(device: Container) -> None:
+    device.put("/opt/daebus/lamp.py", LAMP)
+    device.systemctl("start", "daebus@lamp")
+    url = device.read("/run/daebus/redis/service.env").strip()
+    ask = "from daebus import DaebusCaller; print(DaebusCaller('lamp').send_request('switch'))"
+    assert device.run(["env", url, "python3", "-c", ask]).stdout == "on\n"
+    device.systemctl("stop", "daebus@lamp")
+
+
 def test_a_reboot_brings_all_of_it_back_with_new_passwords(device: Container) -> None:
     before = device.read("/run/daebus/redis/service.env")
     device.reboot()
