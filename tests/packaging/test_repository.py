@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.debian import ADD_REPOSITORY, Trial
+from tests.packaging.debian import ADD_REPOSITORY, Trial, run
 from tests.support import ROOT
 
 
@@ -37,12 +37,16 @@ def test_an_altered_index_is_refused(fresh_root: Path, repository: Path, tmp_pat
     assert done.returncode != 0, done.stdout
 
 
-def test_a_repository_with_another_key_is_refused(fresh_root: Path, repository: Path, tmp_path: Path) -> None:
+def test_a_repository_with_another_key_is_refused(
+    fresh_root: Path, repository: Path, packages: Path, tmp_path: Path
+) -> None:
+    """The device has our key; who signs the same packages with a key of his own gets nowhere."""
     forged = tmp_path / "repo"
-    shutil.copytree(repository, forged)
-    shutil.copy(ROOT / "LICENSE", forged / "daebus-archive-keyring.asc")
+    run(ROOT / "packaging" / "make-repo", packages, forged)
+    shutil.copy(repository / "daebus-archive-keyring.asc", forged)
     done = Trial(fresh_root, forged).run(ADD_REPOSITORY)
     assert done.returncode != 0, done.stdout
+    assert "NO_PUBKEY" in done.stdout or "Missing key" in done.stdout, done.stdout
 
 
 @pytest.mark.parametrize("architecture", ["all", "amd64", "arm64", "armhf"])
