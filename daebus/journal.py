@@ -43,9 +43,9 @@ def is_there() -> bool:
 class JournalHandler(Unblocked):
     """Sends records to the journal; what a stalled one does not take is dropped and counted."""
 
-    def __init__(self, service: str, path: str = SOCKET) -> None:
+    def __init__(self, service: str) -> None:
         super().__init__()
-        self._path = path
+        self._path = SOCKET
         self._service = service
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
@@ -68,8 +68,12 @@ class JournalHandler(Unblocked):
 
 
 def fields(record: logging.LogRecord, service: str) -> dict[str, object]:
-    """Return the fields of a record: what and where, the request that is being handled on this thread, `extra`."""
-    found: dict[str, object] = {
+    """Return the fields of a record: what and where, the request that is being handled on this thread, `extra`.
+
+    `extra` adds fields and replaces none: `extra={"priority": "low"}` is about something else than ours.
+    """
+    found: dict[str, object] = {key.upper(): value for key, value in vars(record).items() if key not in _USUAL}
+    found |= {
         "MESSAGE": _cut("\n".join(lines_of(record, _formatter))),
         "PRIORITY": priority(record.levelno),
         "SYSLOG_IDENTIFIER": service,
@@ -82,8 +86,7 @@ def fields(record: logging.LogRecord, service: str) -> dict[str, object]:
     }
     call: Any = current.get()
     if call is not None:
-        found.update(_of_call(call))
-    found.update({key.upper(): value for key, value in vars(record).items() if key not in _USUAL})
+        found |= _of_call(call)
     return found
 
 
