@@ -51,11 +51,16 @@ def texts(data: bytes) -> dict[str, str]:
     return {name: value.decode() for name, value in pairs}
 
 
-def record(text: str = "text", *arguments: object, level: int = logging.INFO, **extra: object) -> logging.LogRecord:
-    error = extra.pop("error", None)
-    exc_info = (type(error), error, error.__traceback__) if isinstance(error, BaseException) else None
+def record(
+    text: str = "text",
+    *arguments: object,
+    level: int = logging.INFO,
+    error: BaseException | None = None,
+    extra: dict[str, object] | None = None,
+) -> logging.LogRecord:
+    exc_info = (type(error), error, error.__traceback__) if error is not None else None
     made = logging.LogRecord("daebus.part", level, "/srv/file.py", 12, text, arguments, exc_info, "function")
-    vars(made).update(extra)
+    vars(made).update(extra or {})
     return made
 
 
@@ -156,19 +161,19 @@ def test_a_traceback_is_in_the_same_entry() -> None:
 
 
 def test_details_are_further_lines() -> None:
-    made = record("stuck", **{DETAILS: ["Thread 'a':", "  line\n<0>"]})
+    made = record("stuck", extra={DETAILS: ["Thread 'a':", "  line\n<0>"]})
     assert sent(made)["MESSAGE"] == "stuck\n  | Thread 'a':\n  |   line\\n<0>"
 
 
 def test_extra_becomes_fields() -> None:
-    found = sent(record(daebus_error_id="e1", user=5, nothing=None, _hidden=1, **{"two words": 1}))
+    found = sent(record(extra={"daebus_error_id": "e1", "user": 5, "nothing": None, "_hidden": 1, "two words": 1}))
     assert (found["DAEBUS_ERROR_ID"], found["USER"]) == ("e1", "5")
     assert not {"NOTHING", "_HIDDEN", "TWO WORDS"} & set(found)
 
 
 def test_extra_replaces_no_field_of_ours() -> None:
     """A program's `extra={"priority": "low"}` is about something else."""
-    found = sent(record("text", priority="low", MESSAGE="other", logger="x", code_line=1))
+    found = sent(record("text", extra={"priority": "low", "MESSAGE": "other", "logger": "x", "code_line": 1}))
     assert (found["PRIORITY"], found["MESSAGE"], found["LOGGER"]) == ("6", "text", "daebus.part")
     assert found["CODE_LINE"] == "12"
 
@@ -289,7 +294,7 @@ def test_each_record_is_a_datagram(handler: JournalHandler, journald: Journald) 
 
 
 def test_the_largest_record_fits_into_a_datagram(handler: JournalHandler, journald: Journald) -> None:
-    handler.handle(record("%s", "ä" * TEXT_LIMIT, **{f"field_{number}": "ö" * 5000 for number in range(10)}))
+    handler.handle(record("%s", "ä" * TEXT_LIMIT, extra={f"field_{number}": "ö" * 5000 for number in range(10)}))
     (entry,) = journald.entries()
     assert entry["FIELD_9"] == "ö" * FIELD_LIMIT
 
@@ -325,7 +330,7 @@ def test_a_record_that_cannot_be_written_does_not_fail_who_logs(handler: Journal
             raise ValueError
 
     handler.handle(record("%d", "no number"))
-    handler.handle(record(detail=Shy()))
+    handler.handle(record(extra={"detail": Shy()}))
     handler.handle(record("next"))
     assert journald.messages() == ["2 log lines were dropped: nobody read them", "next"]
 
