@@ -85,7 +85,10 @@ class Offered:
 
     def __str__(self) -> str:
         address = self.socket.getsockname()
-        return f"{self.name!r} ({address[0]}:{self.port})" if self.port is not None else f"{self.name!r} ({address!r})"
+        if self.port is None:
+            return f"{self.name!r} ({address!r})"
+        host = f"[{address[0]}]" if ":" in address[0] else address[0]
+        return f"{self.name!r} ({host}:{self.port})"
 
 
 def offered_sockets() -> list[Offered]:
@@ -101,15 +104,15 @@ def offered_sockets() -> list[Offered]:
 
 
 def _offered(descriptor: int, name: str) -> Offered:
-    os.set_inheritable(descriptor, False)
     try:
+        os.set_inheritable(descriptor, False)
         listening = socket.socket(fileno=descriptor)
         accepts = listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError:
         accepts = 0
     if not accepts or listening.type != socket.SOCK_STREAM:
         raise ConfigurationError(
-            f"systemd passes {name!r}, which is no socket that listens for connections: "
+            f"systemd passes {name!r} (descriptor {descriptor}), which is no socket that listens for connections: "
             "use ListenStream= and Accept=no in the .socket unit"
         )
     listening.setblocking(False)
