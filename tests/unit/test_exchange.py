@@ -706,3 +706,58 @@ def test_with_debug_an_internal_error_says_why() -> None:
     assert body["details"] == "ValueError: password hunter2"
     _answer, body = failed(BadMessage("no"), debug=True)
     assert body == {"error": "no"}
+
+
+# --- traces ---
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def trace_of(*lines: str) -> str:
+    request = request_of("/", b"", None, *lines, method="GET")
+    assert request.trace == request.trace
+    return request.trace
+
+
+@pytest.mark.parametrize(
+    ("lines", "trace"),
+    [
+        ([f"traceparent: {PARENT}"], "0af7651916cd43dd8448eb211c80319c"),
+        ([f"Traceparent: {PARENT}-of-a-later-version"], "0af7651916cd43dd8448eb211c80319c"),
+        (["X-Request-ID: 9b2f7c1e-0000-4000-8000-000000000001"], "9b2f7c1e-0000-4000-8000-000000000001"),
+        (["x-request-id: a"], "a"),
+        ([f"X-Request-ID: {'x' * 64}"], "x" * 64),
+        (["X-Request-ID: mine", f"traceparent: {PARENT}"], "0af7651916cd43dd8448eb211c80319c"),
+        (["X-Request-ID: mine", "traceparent: nonsense"], "mine"),
+    ],
+)
+def test_a_trace_goes_on_that_others_began(lines: list[str], trace: str) -> None:
+    assert trace_of(*lines) == trace
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "traceparent: 00-00000000000000000000000000000000-b7ad6b7169203331-01",
+        "traceparent: 00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+        "traceparent: 00-0af7651916cd43dd8448eb211c80319-b7ad6b7169203331-01",
+        "traceparent: 00-0af7651916cd43dd8448eb211c80319cc-b7ad6b7169203331-01",
+        "traceparent: 0af7651916cd43dd8448eb211c80319c",
+        "traceparent: 00-0af7651916cd43dd8448eb211c80319c",
+        "traceparent:",
+        "X-Request-ID:",
+        "X-Request-ID: -",
+        "X-Request-ID: a b",
+        "X-Request-ID: a;b",
+        "X-Request-ID: gr\xf6\xdfe",
+        f"X-Request-ID: {'x' * 65}",
+    ],
+)
+def test_what_is_no_trace_is_ignored_and_a_new_one_begins(line: str) -> None:
+    one, other = trace_of(line), trace_of(line)
+    assert one != other
+    assert all(len(each) == 32 and set(each) <= set("0123456789abcdef") for each in (one, other))
+
+
+def test_a_request_without_a_trace_begins_one() -> None:
+    assert trace_of() != trace_of()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -346,3 +347,57 @@ def test_what_json_cannot_hold_is_not_sent(value: Any) -> None:
     for encode in (encoded, direct, answered):
         with pytest.raises(Unserialisable):
             encode(value)
+
+
+# --- traces ---
+
+
+@given(st.text(min_size=1, max_size=200))
+def test_a_trace_arrives_as_it_was_sent(trace: str) -> None:
+    """Whatever is in it: it came from outside, and must not make our own calls fail."""
+    data = encoded({"a": 1}, trace=trace)
+    got = read_request(loads(data), "svc")
+    assert (got.trace, got.payload, got.reply_to, got.request_id) == (trace, {"a": 1}, REPLY_TO, "r1")
+
+
+def test_without_a_trace_there_is_none_in_the_message() -> None:
+    assert b"trace" not in encoded(None)
+    assert encoded(None, trace=None) == encoded(None)
+
+
+@pytest.mark.parametrize("trace", ["", "x" * 201, None, 5, ["x"], {"a": 1}, True])
+def test_a_trace_that_is_none_is_a_bad_message(trace: object) -> None:
+    with pytest.raises(BadMessage, match="'trace' must be text of 1 to 200 characters"):
+        read_request(request(v=1, trace=trace), "svc")
+
+
+def test_what_older_callers_call_a_trace_is_theirs() -> None:
+    """Our own keys count only in a message that says `"v":1`."""
+    got = read_request(request(trace=["x"], request_id="x" * 36), "svc")
+    assert got.trace == "x" * 36
+
+
+@pytest.mark.parametrize("request_id", ["9b2f7c1e-0000-4000-8000-000000000001", "x" * 16, "x" * 200])
+def test_a_request_without_a_trace_begins_one_under_its_own_id(request_id: str) -> None:
+    assert read_request(request(request_id=request_id), "svc").trace == request_id
+    assert read_request(request(v=1, request_id=request_id), "svc").trace == request_id
+
+
+@pytest.mark.parametrize("request_id", ["r1", "x" * 15, 5, None, ...])
+def test_an_id_that_others_have_too_is_no_trace(request_id: object) -> None:
+    one, other = (read_request(request(request_id=request_id), "svc") for _ in range(2))
+    assert one.trace == one.trace != other.trace
+    assert re.fullmatch("[0-9a-f]{32}", one.trace)
+
+
+def test_a_trace_stays_while_a_request_waits() -> None:
+    raw = request(v=1, trace="t")
+    got = read_request(raw, "svc")
+    got.pack()
+    got.unpack(raw)
+    assert got.trace == "t"
+
+
+def test_a_request_that_is_made_by_hand_has_a_trace_too() -> None:
+    assert PubSubRequest(request(v=1, trace="t"), "svc").trace == "t"
+    assert PubSubRequest({"action": "a"}, "svc").trace
