@@ -7,6 +7,7 @@ All of it is done on the main thread, but for the watchdog's and the reload's, w
 from __future__ import annotations
 
 import time
+from threading import Lock
 from time import monotonic
 
 from .log import logger, one_line
@@ -56,7 +57,8 @@ class Liaison:
         self._counted = 0
         self._changed = False
         self._began = monotonic()
-        self._extended = float("-inf")
+        self._extended = float("-inf")  # the clock begins with the machine, and so may we
+        self._stops = False
         self._trouble: str | None = None
         self.watchdog: Watchdog | None = None
 
@@ -99,7 +101,9 @@ class Liaison:
         self._tell()
 
     def _tell(self, *states: str) -> None:
-        """Send states and the status; the status alone if it has changed. Any thread."""
+        """Send states and the status; the status alone if it has changed; nothing once it stops. Any thread."""
+        if self._stops:
+            return
         said = f"Not well: {self._trouble}" if self._trouble is not None else self._compose()
         if states or said != self._said:
             self._said = said
@@ -107,6 +111,8 @@ class Liaison:
 
     def reloading(self) -> None:
         """A reload begins (systemd.service(5), Type=notify-reload)."""
+        if self._stops:
+            return
         self._notifier.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", "STATUS=Reloading")
 
     def reloaded(self) -> None:
@@ -117,6 +123,7 @@ class Liaison:
 
     def drains(self) -> None:
         """The service finishes what it has taken."""
+        self._stops = True
         if self.watchdog is not None:
             self.watchdog.drain()
         extension = f"EXTEND_TIMEOUT_USEC={DRAIN_SECONDS * 1e6:.0f}"
@@ -138,36 +145,40 @@ class Reload:
         self._records = records
         self._liaison = liaison
         self._start = start
+        self._lock = Lock()  # so that none that is asked for as the last one ends is lost
         self._runs = False
         self._again = False
 
     def begin(self) -> None:
         """Reload, or do so once more when the reload that runs has ended. Main thread."""
-        if self._runs:
+        with self._lock:
+            self._liaison.reloading()  # each time: systemd waits for the one that answers its own signal
             self._again = True
-            return
-        self._liaison.reloading()
+            if self._runs:
+                return
+            self._runs = True
         if not self._records:
             logger.info("SIGHUP: there is nothing to reload")
-            self._liaison.reloaded()
-            return
-        self._runs = True
         try:
             self._start(self._run)
         except RuntimeError as error:
-            self._runs = False
             logger.error("The reload could not be started: %s", error)
-            self._liaison.reloaded()
+            self._again = False
+            self._goes_on()
 
     def _run(self) -> None:
         """Run the functions. On a worker thread."""
-        self._again = True
-        while self._again:
-            self._again = False
+        while self._goes_on():
             for record in self._records:
                 self._call(record)
-        self._runs = False
-        self._liaison.reloaded()
+
+    def _goes_on(self) -> bool:
+        """Whether a reload was asked for; if not, it is over, and that is said."""
+        with self._lock:
+            self._runs, self._again = self._again, False
+            if not self._runs:
+                self._liaison.reloaded()
+            return self._runs
 
     @staticmethod
     def _call(record: Record) -> None:
