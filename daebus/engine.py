@@ -295,7 +295,7 @@ class Engine:
             if len(places) < self._max_workers or any(place.began > since for place in places):
                 return []
             calls = [place.runs.call for place in places]
-        return [str(call) for call in calls if call is not None]
+        return [str(call) if call is not None else "what comes before a handler" for call in calls]
 
     @property
     def reads_here(self) -> bool:

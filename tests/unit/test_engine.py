@@ -1078,3 +1078,84 @@ def test_in_a_storm_nothing_is_lost_doubled_or_out_of_order(
     assert bench.most <= workers + 1  # beside the one on the reader
     assert (bench.engine._working, bench.engine._held, bench.engine._ready_bytes) == (0, 0, 0)
     bench.close()
+
+
+# --- what systemd's watchdog asks ---
+
+
+def test_workers_are_stuck_when_each_has_been_in_one_handler_for_so_long(single: Bench) -> None:
+    assert single.engine.stuck(0.0) == []
+    job, stall = single.stall(work("slow", inline=False))
+    single.send(job)
+    assert stall.began.wait(SOON)
+    assert single.engine.stuck(60.0) == []
+    wait_for(lambda: single.engine.stuck(1 * MS), SOON)
+    assert single.engine.stuck(1 * MS) == [str(job)]
+    stall.go.set()
+    wait_for(lambda: single.engine.stuck(0.0) == [], SOON)
+
+
+def test_workers_are_not_stuck_while_one_of_them_is_free_or_has_just_begun(bench: Bench) -> None:
+    stalls = [bench.stall(work(str(number), inline=False)) for number in range(3)]
+    for job, stall in stalls[:2]:
+        bench.send(job)
+        assert stall.began.wait(SOON)
+    assert bench.engine.busy_workers == 2
+    assert bench.engine.stuck(0.0) == []
+    began = monotonic()
+    wait_for(lambda: monotonic() - began > 20 * MS, SOON)
+    bench.send(stalls[2][0])
+    assert stalls[2][1].began.wait(SOON)
+    assert bench.engine.busy_workers == 3
+    assert monotonic() - began > 20 * MS
+    assert bench.engine.stuck(monotonic() - began) == []
+    bench.let_go()
+    bench.settle()
+    assert bench.engine.busy_workers == 0
+
+
+def test_a_worker_that_is_stuck_in_what_comes_before_a_handler_is_stuck_too(single: Bench) -> None:
+    stall = single.new_stall()
+
+    def plan(*_given: object) -> None:
+        stall()
+
+    single.engine.soon(lambda: single.engine.put([(None, plan, "", b"x")]))
+    assert stall.began.wait(SOON)
+    single.displace()
+    wait_for(lambda: single.engine.stuck(0.0), SOON)
+    assert single.engine.stuck(0.0) == ["what comes before a handler"]
+
+
+def test_a_worker_that_goes_on_with_the_next_handler_is_not_stuck(single: Bench) -> None:
+    """Time is counted for each handler."""
+    first, stall = single.stall(work("first", inline=False))
+    second, other = single.stall(work("second", inline=False))
+    single.send(first, second)
+    assert stall.began.wait(SOON)
+    began = monotonic()
+    wait_for(lambda: monotonic() - began > 20 * MS, SOON)
+    stall.go.set()
+    assert other.began.wait(SOON)
+    assert single.engine.stuck(monotonic() - began) == []
+
+
+def test_an_errand_is_run_where_the_lock_is_free(bench: Bench) -> None:
+    ran = Event()
+    assert bench.engine.soon_if_free(ran.set, SOON)
+    assert ran.wait(SOON)
+
+
+def test_a_lock_that_is_held_is_waited_for_only_so_long(bench: Bench) -> None:
+    ran = Event()
+    with bench.engine._lock:
+        assert not bench.engine.soon_if_free(ran.set, 5 * MS)
+    assert not ran.is_set()
+    bench.engine.ring()
+    assert ran.wait(SOON)  # it was kept
+
+
+def test_an_engine_that_has_stopped_takes_an_errand_that_is_never_run() -> None:
+    bench = Bench().start()
+    bench.close()
+    assert bench.engine.soon_if_free(lambda: None, SOON)
