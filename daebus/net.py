@@ -489,9 +489,12 @@ def _why_not(host: str, port: int, error: OSError) -> str:
 
 
 def _somebody_waits(listening: socket.socket) -> bool:
+    descriptor = listening.fileno()
+    if descriptor < 0:  # it is closed
+        return False
     poll = select.poll()
-    poll.register(listening.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+    poll.register(descriptor, select.POLLIN)
+    return any(events & select.POLLIN for _, events in poll.poll(0))
 
 
 class Network:
