@@ -113,21 +113,31 @@ class Watchdog:
             self._stop.wait(self._seconds / ROUNDS)
 
     def _passes(self, fed: float) -> bool:
-        """Do a round; return when all legs have passed, however long that takes. False to end."""
-        self._reader.start_round(self._legs)
-        look, told = FIRST_LOOK, False
-        while not self._stop.wait(look):
-            broken = self._broken()
-            if not broken or self._drains:
-                if told:
-                    self._say(None)
-                    logger.warning("The watchdog's checks pass again")
+        """Do a round; return when all legs have passed, however long that takes. False to end.
+
+        Its checks begin anew now and then, so that a probe that was lost, or refused while there was no room, is not
+        the end of a service that has recovered.
+        """
+        look, told, anew = FIRST_LOOK, False, 0.0
+        while True:
+            if monotonic() >= anew:
+                self._reader.start_round(self._legs)
+                anew = monotonic() + self._seconds / ROUNDS
+            if self._stop.wait(look):
+                return False
+            broken = self._broken() if not self._drains else []
+            if not broken:
+                self._recovered(told)
                 return True
             look = min(look * 2, LONGEST_LOOK)
             if not told and monotonic() - fed > self._seconds * SAY_AFTER:
                 told = True
                 self._report(broken, monotonic() - fed)
-        return False
+
+    def _recovered(self, told: bool) -> None:
+        if told and not self._drains:
+            self._say(None)
+            logger.warning("The watchdog's checks pass again")
 
     def _broken(self) -> list[tuple[str, str]]:
         """Return the legs that have not passed, and why. While the reader does not come, the others cannot."""
@@ -173,6 +183,7 @@ class ReaderLeg:
         self._engine = engine
         self._legs: list[Leg] = []
         self._came = False
+        self._failed = False
         self._rung = False
         self._round = 0
 
@@ -186,9 +197,11 @@ class ReaderLeg:
     def _begin_all(self, number: int) -> None:
         if number != self._round:
             return
+        self._failed = True
         try:
             for leg in self._legs:
                 leg.begin()
+            self._failed = False
         except Exception:  # noqa: BLE001 - must not end the reader; a check that has not begun does not pass
             logger.error("A check of the watchdog failed; this is a defect of Daebus", exc_info=True)
         self._came = True
@@ -199,7 +212,7 @@ class ReaderLeg:
     def trouble(self) -> str | None:
         """See `Leg`."""
         if self._came:
-            return None
+            return "a check cannot begin" if self._failed else None
         return "the sockets are not read" if self._rung else "the engine's lock is held, so nothing can run"
 
 
@@ -214,7 +227,7 @@ class BusLeg:
         self.token = new_id()
         self.channel = f"caller:{service}-{self.token}"
         self._number = self._answered = 0
-        self._sent = 0.0
+        self._sent = self._since = 0.0  # this probe, and the first since the last answer
         self._connections = -1
         self._refused = False
 
@@ -223,15 +236,18 @@ class BusLeg:
         return {} if request.reply_to == self.channel else None
 
     def plan_answer(self, _work: object, _channel: str, data: bytes) -> None:
-        """Take the answer to a probe. On the reader."""
-        if f'"{self.token}:{self._number}"'.encode() in data:
+        """Take the answer to a probe; if to an earlier one, the service is slow, and alive. On the reader."""
+        if f'"{self.token}:'.encode() in data:
             self._answered = self._number
 
     def begin(self) -> None:
         """See `Leg`."""
         bus = self._bus
+        self._sent = monotonic()
+        if self._answered == self._number or self._refused or bus.reconnections != self._connections:
+            self._since = self._sent
         self._number += 1
-        self._sent, self._connections = monotonic(), bus.reconnections
+        self._connections = bus.reconnections
         if not bus.connected:
             return
         request_id = f"{self.token}:{self._number}"
@@ -243,10 +259,9 @@ class BusLeg:
         bus = self._bus
         if not bus.connected:
             return None if bus.is_mended else "Redis is away and nothing tries to have it back"
-        if self._answered == self._number or bus.reconnections != self._connections:
+        if self._answered == self._number or bus.reconnections != self._connections or self._refused:
             return None
-        silent = bus.heard < self._sent or self._refused
-        if silent and monotonic() - self._sent < SILENCE_LIMIT:
+        if bus.heard < self._sent and monotonic() - self._since < SILENCE_LIMIT:
             return None  # that is Redis' silence, about which the bus itself does something
         return "a request to this service is not answered, though Redis is there"
 
