@@ -1503,3 +1503,116 @@ def test_the_date_is_made_once_a_second(bench: Bench, monkeypatch: pytest.Monkey
     assert bench.door.date() is bench.door.date()
     now += 1
     assert bench.door.date() == "Mon, 21 Sep 2026 14:13:21 GMT"
+
+
+# --- a stop that leaves the port to systemd: each open connection may ask once more ---
+
+
+def leave(bench: Bench) -> None:
+    """The service stops."""
+    bench.door.stopping = bench.door.graceful = True
+    bench.protocol.stopping()
+    bench.settle()
+
+
+def end_grace(bench: Bench) -> None:
+    bench.door.graceful = False
+    bench.protocol.stopping()
+    bench.settle()
+
+
+def test_an_idle_connection_gets_one_more_answer(bench: Bench) -> None:
+    """Whose client may have asked just now: it never finds the connection closed under its request."""
+    bench.route("/", lambda: "x").feed(get())
+    leave(bench)
+    assert not bench.wire.closed
+    assert bench.protocol.awaits_last
+    bench.feed(get())
+    first, last = bench.answers()
+    assert (last.status, last.body, last.headers["connection"]) == (200, b"x", "close")
+    assert first.headers.get("connection") != "close"
+    assert bench.wire.ending == "close"
+    assert not bench.protocol.awaits_last
+
+
+def test_a_connection_that_asks_nothing_more_is_closed_after_the_grace(bench: Bench) -> None:
+    bench.route("/", nothing).feed(get())
+    leave(bench)
+    end_grace(bench)
+    assert bench.wire.ending == "close"
+    assert len(bench.answers()) == 1
+    assert not bench.protocol.awaits_last
+
+
+def test_a_connection_that_has_just_come_may_ask_too(bench: Bench) -> None:
+    bench.route("/", lambda: "x")
+    leave(bench)
+    answer = bench.ask(get())
+    assert (answer.body, answer.headers["connection"]) == (b"x", "close")
+
+
+def test_a_request_that_is_arriving_is_completed(bench: Bench) -> None:
+    bench.route("/", lambda: request.body, "POST")
+    upload = get("/", "Content-Length: 10", method="POST")
+    bench.feed(upload + b"12345")
+    leave(bench)
+    assert (bench.answers(), bench.wire.closed) == ([], False)
+    bench.feed(b"67890")
+    (answer,) = bench.answers()
+    assert (answer.status, answer.body, answer.headers["connection"]) == (200, b"1234567890", "close")
+    assert bench.wire.closed
+
+
+def test_a_head_that_is_arriving_is_completed(bench: Bench) -> None:
+    data = get()
+    bench.route("/", lambda: "x").feed(data[:10])
+    leave(bench)
+    answer = bench.ask(data[10:])
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+
+
+def test_a_request_that_does_not_arrive_within_the_grace_is_refused(bench: Bench) -> None:
+    bench.feed(get("/", "Content-Length: 10", method="POST") + b"12345")
+    leave(bench)
+    end_grace(bench)
+    (answer,) = bench.answers()
+    assert (answer.status, answer.headers["connection"]) == (503, "close")
+    assert bench.door.body_bytes == 0
+
+
+def test_of_several_requests_at_once_one_is_answered_as_the_last(bench: Bench) -> None:
+    bench.route("/", lambda: "x").feed(get())
+    leave(bench)
+    bench.feed(get() + get() + get())
+    assert [answer.headers.get("connection") for answer in bench.answers()][1:] == ["close"]
+
+
+def test_what_is_at_work_when_the_grace_begins_is_the_last_answer(bench: Bench) -> None:
+    (call,) = bench.route("/", lambda: "x").read(get())
+    leave(bench)
+    assert not bench.protocol.awaits_last
+    bench.run(call)
+    (answer,) = bench.answers()
+    assert (answer.body, answer.headers["connection"]) == (b"x", "close")
+    assert bench.wire.closed
+
+
+def test_what_is_at_work_when_the_grace_ends_is_answered(bench: Bench) -> None:
+    bench.route("/", lambda: "x")
+    leave(bench)
+    (call,) = bench.read(get())
+    end_grace(bench)
+    assert not bench.wire.closed
+    bench.run(call)
+    (answer,) = bench.answers()
+    assert (answer.body, answer.headers["connection"]) == (b"x", "close")
+    assert bench.wire.closed
+
+
+def test_a_client_that_has_closed_its_side_is_not_waited_for(bench: Bench) -> None:
+    bench.route("/", lambda: "x").feed(get())
+    bench.wire.half_closed = True
+    bench.protocol.ended()
+    leave(bench)
+    assert bench.wire.closed
+    assert not bench.protocol.awaits_last

@@ -23,7 +23,8 @@ from daebus.engine import Engine
 from daebus.errors import ConfigurationError
 from daebus.exchange import OpenFile
 from daebus.log import Seldom
-from daebus.net import PORTION, Connection, Listener, Network
+from daebus.net import PORTION, Connection, Echo, Listener, Network
+from daebus.policy import Hosts
 from tests.support import MS, ROOT, wait_for
 
 SOON = 5000 * MS
@@ -877,3 +878,212 @@ def test_a_stale_event_of_a_descriptor_that_is_used_again_is_harmless(bench: Ben
         assert list(bench.on_reader(lambda events=events: talk.connection.on_event(events))) == []  # type: ignore[misc]
     assert talk.told == []
     assert not talk.connection.closed
+
+
+# --- sockets that systemd holds ---
+
+
+class Unit:
+    """A listening socket as a .socket unit holds it: we get a copy, and the original stays open."""
+
+    def __init__(self, original: socket.socket) -> None:
+        self.original = original
+        self.copy = socket.socket(fileno=os.dup(original.fileno()))
+        self.copy.setblocking(False)
+
+    def __enter__(self) -> Unit:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.original.close()
+        self.copy.close()
+
+    def connect(self) -> socket.socket:
+        client = socket.socket(self.original.family)
+        client.settimeout(SOON)
+        client.connect(self.original.getsockname())
+        return client
+
+    def next_process(self) -> socket.socket:
+        """What the service's next process would accept."""
+        self.original.settimeout(SOON)
+        return self.original.accept()[0]
+
+
+def unix_unit(path: Path) -> Unit:
+    original = socket.socket(socket.AF_UNIX)
+    original.bind(str(path))
+    original.listen()
+    return Unit(original)
+
+
+class Adopting(Bench):
+    """A network at a socket that systemd holds."""
+
+    def __init__(self, unit: Unit) -> None:
+        self.engine = Engine(2, lambda: None, lambda: None)
+        self.network = Network(self.engine, 100, 60.0, b"REFUSED")
+        self.talks = []
+        self.clients = []
+        self.listener = self.network.adopt(unit.copy, self._accepted)
+        self.engine.start()
+
+    def __enter__(self) -> Adopting:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def serve(self) -> None:
+        self.on_reader(self.network.serve)
+
+    def accepted(self, count: int) -> Talk:
+        wait_for(lambda: len(self.talks) == count, SOON)
+        return self.talks[-1]
+
+
+def test_a_port_that_systemd_holds_is_served() -> None:
+    with Unit(socket.create_server(("127.0.0.1", 0))) as unit, Adopting(unit) as bench:
+        bench.serve()
+        with unit.connect() as client:
+            talk = bench.accepted(1)
+            talk.on_data = talk.connection.write
+            client.sendall(b"x")
+            assert read(client, 1) == b"x"
+            port = unit.original.getsockname()[1]
+            assert (talk.connection.port, talk.connection.local) == (port, "127.0.0.1")
+            assert (bench.listener.host, bench.listener.port) == ("127.0.0.1", port)
+            assert str(bench.listener) == f"127.0.0.1:{port}"
+            assert bench.listener.taken == 1
+            assert bench.listener.held
+            assert bench.network.is_held
+
+
+def test_a_unix_socket_that_systemd_holds_is_served(tmp_path: Path) -> None:
+    with unix_unit(tmp_path / "s") as unit, Adopting(unit) as bench:
+        bench.serve()
+        with unit.connect() as client:
+            talk = bench.accepted(1)
+            talk.on_data = talk.connection.write
+            client.sendall(b"x")
+            assert read(client, 1) == b"x"
+            where = f"unix:{tmp_path / 's'}"
+            connection = talk.connection
+            assert (connection.peer, connection.local, connection.port) == (where, None, 0)
+            assert (str(bench.listener), bench.listener.is_unix, bench.listener.port) == (where, True, 0)
+
+
+def test_who_comes_by_ipv4_to_a_socket_for_both_has_reached_an_address_of_ipv4() -> None:
+    """As ListenStream=8080 makes one."""
+    made = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    with Unit(made) as unit, Adopting(unit) as bench:
+        bench.serve()
+        with socket.create_connection(("127.0.0.1", bench.listener.port), SOON):
+            connection = bench.accepted(1).connection
+            assert connection.local == "::ffff:127.0.0.1"
+            assert Hosts((), ()).known("127.0.0.1:80", "::ffff:127.0.0.1")
+            assert Hosts((), ()).known("10.0.0.5:80", "::ffff:10.0.0.5")
+
+
+def test_connections_wait_at_a_held_port_until_the_service_serves() -> None:
+    with Unit(socket.create_server(("127.0.0.1", 0))) as unit, Adopting(unit) as bench, unit.connect() as client:
+        client.sendall(b"early")
+        assert not bench.network.serves
+        bench.on_reader(lambda: None)
+        assert bench.talks == []
+        bench.serve()
+        bench.serve()  # a second time, it does nothing
+        assert bench.network.serves
+        talk = bench.accepted(1)
+        wait_for(lambda: talk.data == b"early", SOON)
+
+
+def test_who_waits_at_a_held_port_when_the_service_stops_is_the_next_processes() -> None:
+    with Unit(socket.create_server(("127.0.0.1", 0))) as unit, Adopting(unit) as bench:
+        bench.serve()
+        with unit.connect() as first:
+            talk = bench.accepted(1)
+
+            def stop() -> None:
+                """On the reader, so that nobody accepts meanwhile."""
+                bench.clients.append(unit.connect())
+                bench.network.stop_listening()
+
+            bench.on_reader(stop)
+            assert talk.told == ["stopping"]
+            assert len(bench.talks) == 1
+            assert bench.listener.socket.fileno() == -1
+            assert not talk.connection.closed
+            with unit.connect() as late, unit.next_process() as one, unit.next_process() as other:
+                peers = {one.getpeername(), other.getpeername()}
+                assert peers == {bench.clients[0].getsockname(), late.getsockname()}
+            assert first.fileno() != -1
+
+
+def test_who_waits_at_a_port_of_our_own_when_the_service_stops_is_taken_still(bench: Bench) -> None:
+    def stop() -> None:
+        bench.dial()
+        bench.network.stop_listening()
+
+    bench.on_reader(stop)
+    (talk,) = bench.talks
+    assert talk.told == ["stopping"]
+    assert not bench.network.is_held
+
+
+def test_a_service_that_stops_before_it_serves_accepts_nobody() -> None:
+    with Unit(socket.create_server(("127.0.0.1", 0))) as unit, Adopting(unit) as bench, unit.connect():
+        bench.on_reader(bench.network.stop_listening)
+        bench.serve()
+        assert bench.talks == []
+        unit.next_process().close()
+
+
+# --- the watchdog's connection to ourselves ---
+
+
+@pytest.fixture
+def echo(bench: Bench) -> Echo:
+    return bench.network.echo()
+
+
+def test_what_is_sent_to_ourselves_comes_back(bench: Bench, echo: Echo) -> None:
+    for _ in range(3):
+        bench.on_reader(echo.ask)
+        wait_for(echo.answered, SOON)
+    assert bench.on_reader(lambda: bench.network.connections) == []
+
+
+def test_what_is_not_read_does_not_come_back(bench: Bench, echo: Echo) -> None:
+    bench.on_reader(echo._connection.pause)
+    for _ in range(2):
+        bench.on_reader(echo.ask)
+        assert not echo.answered()
+    bench.on_reader(echo._connection.resume)
+    wait_for(echo.answered, SOON)
+
+
+def test_more_than_fits_is_not_waited_for(bench: Bench, echo: Echo) -> None:
+    bench.on_reader(echo._connection.pause)
+
+    def ask() -> None:
+        for _ in range(100_000):
+            echo.ask()
+
+    bench.on_reader(ask)
+    assert not echo.answered()
+
+
+def test_an_echo_is_closed_with_the_network_even_before_that_serves() -> None:
+    with Unit(socket.create_server(("127.0.0.1", 0))) as unit, Adopting(unit) as bench:
+        echo = bench.network.echo()
+        bench.network.close(SOON)
+        assert echo._far.fileno() == -1
+        echo.ask()
+        assert not echo.answered()
+
+
+def test_the_stop_is_nothing_to_an_echo(bench: Bench, echo: Echo) -> None:
+    bench.on_reader(bench.network.stop_listening)
+    bench.on_reader(echo.ask)
+    wait_for(echo.answered, SOON)
