@@ -115,8 +115,9 @@ class Endpoints:
         if self._http is not None:
             self._check_http(shares["http"], offered)
             self._http.port = ports["http"][0] if ports["http"] else self._http.port
-        if extra is not None and not shares["websocket"]:
-            self._websocket.actual_port = self._http.port if self._http is not None else None
+        if self._websocket is not None:
+            served = "websocket" if shares.get("websocket") else "http"
+            self._websocket.actual_port = next(iter(ports[served]), self._websocket.actual_port)
         return {port for some in ports.values() for port in some}
 
     @staticmethod

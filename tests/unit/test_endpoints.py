@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -16,12 +17,14 @@ from typing import Any
 
 import pytest
 
-from daebus import Daebus, DaebusHttp, DaebusWebSocket, request
+from daebus import Daebus, DaebusHttp, DaebusWebSocket, endpoints, request
 from daebus.dispatch import Dispatcher
 from daebus.endpoints import Endpoints
 from daebus.engine import Engine
 from daebus.errors import ConfigurationError, DeclarationError
 from daebus.hooks import hooks_of
+from daebus.systemd import Offered
+from tests.sockets import HANDSHAKE
 from tests.support import MS, ROOT, wait_for
 
 SOON = 5000 * MS
@@ -51,12 +54,12 @@ class Bench:
         self.endpoints: Endpoints
         self._clients: list[http_client] = []
 
-    def start(self, *, admit: bool = True) -> Bench:
+    def start(self, *offered: Offered, admit: bool = True) -> Bench:
         bus: Any = Bus()
         dispatcher = Dispatcher("svc", [], bus.flush)
         dispatcher.hooks = hooks_of(self.app)
         self.endpoints = Endpoints(self.app, self.app.http, self.app.websocket, debug=self._debug)
-        self.endpoints.open(self.engine, dispatcher, bus)
+        self.endpoints.open(self.engine, dispatcher, bus, offered)
         self.engine.start()
         self.on_reader(self.endpoints.serve)
         if admit:
@@ -94,6 +97,15 @@ class Bench:
 
 
 http_client = http.client.HTTPConnection
+
+
+@pytest.fixture(autouse=True)
+def defects(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A reader that fails ends the process; here it fails the test."""
+    exits: list[int] = []
+    monkeypatch.setattr(os, "_exit", exits.append)
+    yield
+    assert exits == []
 
 
 @pytest.fixture
@@ -555,3 +567,207 @@ def test_in_a_storm_everybody_gets_his_own_answers_in_order(bench: Bench, seed: 
     assert sum(visitor.answered for visitor in visitors) > 150
     assert bench.endpoints.unfinished == 0
     assert all(door.streams == set() and door.body_bytes == 0 for door in bench.endpoints._doors)
+
+
+# --- sockets that systemd holds ---
+
+
+class Units:
+    """Listening sockets as .socket units hold them: the service gets copies."""
+
+    def __init__(self) -> None:
+        self._originals: list[socket.socket] = []
+        self._offered: list[Offered] = []
+
+    def _offer(self, name: str, original: socket.socket) -> Offered:
+        copy = socket.socket(fileno=os.dup(original.fileno()))
+        copy.setblocking(False)
+        original.settimeout(SOON)
+        self._originals.append(original)
+        self._offered.append(Offered(name, copy))
+        return self._offered[-1]
+
+    def tcp(self, name: str) -> Offered:
+        return self._offer(name, socket.create_server(("127.0.0.1", 0)))
+
+    def unix(self, name: str, path: Path) -> Offered:
+        original = socket.socket(socket.AF_UNIX)
+        original.bind(str(path))
+        original.listen()
+        return self._offer(name, original)
+
+    def next_process(self) -> socket.socket:
+        """What the service's next process accepts at the first socket."""
+        return self._originals[0].accept()[0]
+
+    def close(self) -> None:
+        for original in self._originals:
+            original.close()
+        for one in self._offered:
+            one.socket.close()
+
+
+@pytest.fixture
+def units() -> Iterator[Units]:
+    """Asked for before the bench, so that it is closed after it."""
+    made = Units()
+    yield made
+    made.close()
+
+
+def upgraded(port: int) -> int:
+    """The status that a WebSocket's handshake gets at a port."""
+    with socket.create_connection(("127.0.0.1", port), SOON) as client:
+        lines = ["GET / HTTP/1.1", "Host: localhost", *(f"{name}: {value}" for name, value in HANDSHAKE.items())]
+        client.sendall("\r\n".join([*lines, "", ""]).encode())
+        return int(read_line(client).split()[1])
+
+
+def test_what_systemd_holds_is_served_and_nothing_else(units: Units, bench: Bench) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bench.http.port = taken.getsockname()[1]  # which would be refused
+        bench.app.route("/")(lambda: "x")
+        one = units.tcp("http")
+        bench.start(one)
+        assert bench.http.port == one.port
+        assert bench.endpoints.addresses == [f"http://127.0.0.1:{one.port}/"]
+        assert bench.ask("/")[2] == b"x"
+        assert bench.endpoints.is_held
+
+
+def test_several_sockets_are_served_alike(units: Units, bench: Bench, tmp_path: Path) -> None:
+    bench.app.route("/")(lambda: request.remote_address)
+    one, other = units.tcp("http"), units.tcp("http")
+    bench.start(one, units.unix("http", tmp_path / "s"), other)
+    assert bench.http.port == one.port
+    assert [bench.ask("/", port=port)[0] for port in (one.port, other.port)] == [200, 200]
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(SOON)
+        client.connect(str(tmp_path / "s"))
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert read_answer(client) == (200, f"unix:{tmp_path / 's'}".encode())
+    assert len(bench.endpoints.addresses) == 3
+    assert f"unix:{tmp_path / 's'}" in bench.endpoints.addresses
+
+
+def test_a_service_may_be_reached_by_a_unix_socket_alone(units: Units, bench: Bench, tmp_path: Path) -> None:
+    bench.app.route("/", methods=["POST"])(lambda: "x")
+    bench.start(units.unix("http", tmp_path / "s"))
+    assert bench.endpoints.addresses == [f"unix:{tmp_path / 's'}"]
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(SOON)
+        client.connect(str(tmp_path / "s"))
+        head = b"POST / HTTP/1.1\r\nHost: %b\r\nOrigin: http://%b\r\nContent-Length: 0\r\n\r\n"
+        client.sendall(head % (b"localhost", b"localhost"))
+        assert read_answer(client)[0] == 200
+        client.sendall(head % (b"localhost", b"evil.example"))
+        assert read_answer(client)[0] == 403
+
+
+def test_a_websocket_has_a_socket_of_its_own_or_that_of_http(units: Units, bench: Bench) -> None:
+    ws = bench.app.attach(DaebusWebSocket(port=1))
+    one, other = units.tcp("http"), units.tcp("websocket")
+    bench.start(one, other)
+    assert one.port is not None
+    assert other.port is not None
+    assert (upgraded(one.port), upgraded(other.port)) == (101, 101)
+    assert bench.ask("/", port=other.port)[0] == 426
+    assert ws.actual_port == other.port
+
+
+@pytest.mark.parametrize("own", [1, "same"])
+def test_a_websocket_without_a_socket_of_its_own_is_served_at_that_of_http(
+    units: Units, bench: Bench, own: int | str
+) -> None:
+    ws = bench.app.attach(DaebusWebSocket(port=own))
+    one = units.tcp("http")
+    bench.start(one)
+    assert one.port is not None
+    assert upgraded(one.port) == 101
+    assert ws.actual_port == one.port
+
+
+def test_a_service_with_routes_wants_a_socket_for_them(units: Units, bench: Bench) -> None:
+    bench.app.attach(DaebusWebSocket(port=1))
+    one = units.tcp("websocket")
+    with pytest.raises(ConfigurationError) as caught:
+        bench.start(one)
+    assert str(caught.value) == (
+        f"systemd passes 'websocket' (127.0.0.1:{one.port}), but none for HTTP: "
+        "add one with FileDescriptorName=http to a .socket unit"
+    )
+    assert one.socket.fileno() == -1
+
+
+def test_a_socket_that_fits_no_door_is_refused(units: Units, bench: Bench) -> None:
+    with pytest.raises(ConfigurationError, match="nothing here listens there; say in"):
+        bench.start(units.tcp("http"), units.tcp("other"))
+
+
+def test_connections_wait_at_a_held_port_until_the_service_has_started(units: Units, bench: Bench) -> None:
+    """Where they can, they are not told 503."""
+    bench.app.route("/")(lambda: "x")
+    bench.start(units.tcp("http"), admit=False)
+    client = bench.client()
+    client.request("GET", "/")
+    bench.on_reader(lambda: None)
+    assert not bench.endpoints.network.serves
+    assert len(bench.endpoints.network) == 0
+    bench.endpoints.admit()
+    assert client.getresponse().status == 200
+
+
+def test_who_has_waited_for_the_start_for_long_is_told(
+    units: Units, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoints, "ADMIT_LIMIT", 10 * MS)
+    bench.app.route("/")(lambda: "x")
+    bench.start(units.tcp("http"), admit=False)
+    status, headers, _body = bench.ask("/")
+    assert (status, headers["retry-after"]) == (503, "1")
+    bench.endpoints.admit()
+    assert bench.ask("/")[0] == 200
+
+
+def test_at_the_stop_open_connections_get_one_more_answer_and_new_ones_wait(units: Units, bench: Bench) -> None:
+    bench.app.route("/")(lambda: "x")
+    bench.start(units.tcp("http"))
+    kept = bench.client()
+    kept.request("GET", "/")
+    kept.getresponse().read()
+    bench.on_reader(bench.endpoints.stop)
+    assert bench.endpoints.unfinished == 1
+    late = bench.client()
+    late.request("GET", "/")
+    kept.request("GET", "/")
+    answer = kept.getresponse()
+    assert (answer.status, answer.read(), answer.getheader("Connection")) == (200, b"x", "close")
+    wait_for(lambda: bench.endpoints.unfinished == 0, SOON)
+    with units.next_process() as accepted:
+        assert late.sock is not None
+        assert accepted.getpeername() == late.sock.getsockname()
+
+
+def test_who_asks_nothing_more_is_waited_for_only_so_long(
+    units: Units, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoints, "IDLE_GRACE", 30 * MS)
+    bench.app.route("/")(lambda: "x")
+    bench.start(units.tcp("http"))
+    kept = bench.client()
+    kept.request("GET", "/")
+    kept.getresponse().read()
+    bench.on_reader(bench.endpoints.stop)
+    assert kept.sock is not None
+    assert kept.sock.recv(1) == b""
+    wait_for(lambda: bench.endpoints.unfinished == 0, SOON)
+
+
+def test_a_service_that_never_served_leaves_who_waits_to_the_next_process(units: Units, bench: Bench) -> None:
+    bench.start(units.tcp("http"), admit=False)
+    client = bench.client()
+    client.request("GET", "/")
+    bench.on_reader(bench.endpoints.stop)
+    bench.endpoints.close()
+    with units.next_process() as accepted:
+        assert accepted.recv(3) == b"GET"
