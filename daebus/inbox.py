@@ -145,10 +145,10 @@ class Inbox:
         if request is None:
             return None
         response = PubSubResponse(self.publisher, request, self.flush)
-        if request.action in self._reserved:
-            self._counts.received -= 1  # it is no request of a user's
+        if request.action in self._reserved:  # it is no request of a user's, so it is not counted
             self._introduce(request, response)
             return None
+        self._counts.received += 1
         if self._early is not None:
             self.keep((None, partial(self.plan_request, arrived=arrived), ticket, data), response)
             return None
@@ -162,13 +162,13 @@ class Inbox:
 
     def _read_request(self, ticket: str, data: bytes, arrived: float) -> PubSubRequest | None:
         """Return the request that a message is; None when it is none, and that is answered."""
-        self._counts.received += 1
         raw: Any = data
         try:
             check_size(data)
             raw = loads(data)
             request = read_request(raw, self._service)
         except DaebusError as error:
+            self._counts.received += 1
             if self.mine is None or self.mine(None, ticket):
                 self._broken(error, raw)
             return None

@@ -285,12 +285,17 @@ class Service:
         """Stop when nothing has come for long enough, if that is wanted; return the seconds until it may be so."""
         if idle.limit is None:
             return None
-        clients = self._endpoints.clients if self._endpoints is not None else 0
-        left = idle.left(now, self.dispatcher.counts.received, self._unfinished() + clients)
+        left = idle.left(now, self.dispatcher.counts.received, self._at_work())
         if left <= 0:
             logger.info("Nothing has come for %g s: leaving until something does", idle.limit)
             self._stop_asked = True
         return left
+
+    def _at_work(self) -> int:
+        """What keeps an idle service: handlers, streams, clients. What the reader does at the moment is counted as it
+        comes; that may be a probe of the watchdog, which is to keep nobody."""
+        web = self._endpoints.unfinished + self._endpoints.clients if self._endpoints is not None else 0
+        return self.engine.busy_workers + len(self.dispatcher.awaiting) + web
 
     def _redis_changed(self, _connected: bool) -> None:
         """Have `systemctl status` say so. On the reader."""
