@@ -10,7 +10,7 @@ import pytest
 import daebus
 from daebus import Blueprint, Daebus, DaebusHttp, context
 from daebus.context import running_daemon, set_daemon
-from daebus.errors import ConfigurationError, DaebusError
+from daebus.errors import ConfigurationError, DaebusError, DeclarationError
 
 
 @pytest.fixture
@@ -26,6 +26,18 @@ def nothing(*_arguments: object) -> None:
 def test_the_number_of_workers_is_a_whole_number_up_to_1000(max_workers: Any) -> None:
     with pytest.raises(ConfigurationError, match="max_workers must be a whole number from 1 to 1000, not"):
         Daebus("app", max_workers)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, True, "5", float("nan"), float("inf")])
+def test_the_time_after_which_a_service_is_stuck_is_a_number_of_seconds_above_0(seconds: Any) -> None:
+    with pytest.raises(DeclarationError, match="stuck_after must be a number of seconds above 0, or None for no limit"):
+        Daebus("app", stuck_after=seconds)
+
+
+def test_a_service_is_stuck_after_two_minutes_unless_it_is_said_otherwise() -> None:
+    assert [Daebus("app", **given).stuck_after for given in ({}, {"stuck_after": 5}, {"stuck_after": None})] == [
+        120.0, 5.0, None,
+    ]  # fmt: skip
 
 
 def test_an_application_has_what_handlers_use(app: Daebus) -> None:
@@ -47,6 +59,10 @@ def test_an_application_has_what_handlers_use(app: Daebus) -> None:
         ({"service": "svc", "redis_port": 0}, "Service 'svc' failed: 0 is not a port"),
         ({"service": "svc", "redis_url": "http://h"}, "Service 'svc' failed: redis_url must begin with redis://"),
         ({"service": "svc", "redis_url": "redis://h", "redis_host": "h"}, "not both"),
+        ({"service": "svc", "idle_exit": 0}, "idle_exit must be a number of seconds above 0, not 0"),
+        ({"service": "svc", "idle_exit": True}, "idle_exit must be a number of seconds above 0, not True"),
+        ({"service": "svc", "idle_exit": "60"}, "idle_exit must be a number of seconds above 0, not '60'"),
+        ({"service": "svc", "idle_exit": float("nan")}, "idle_exit must be a number of seconds above 0, not nan"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_logged_and_ends_the_program(

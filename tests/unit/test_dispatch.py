@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from time import monotonic
 from typing import Any
@@ -34,6 +36,7 @@ from daebus.message import MAX_MESSAGE
 from daebus.registry import Record
 from daebus.work import Work
 from tests.calls import Bench, Publisher, error_of, message, success
+from tests.support import MS
 
 FIXED = "The service failed to do this; the log of 'svc' has the reason under error id "
 
@@ -677,3 +680,38 @@ def test_too_many_coroutines_of_routes_are_refused(bench: Bench, monkeypatch: py
     assert [bench.dispatcher.handle(call) for call in calls] == [False, True]
     assert calls[1].answer.status == 503
     asyncio.run(bench.started.pop())
+
+
+# --- in the log ---
+
+
+def test_with_debug_each_call_leaves_a_line_with_its_time(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "daebus")
+    assert bench.action(lambda: 1).dispatcher.verbose
+    bench.handle(message())
+    (line,) = caplog.messages
+    assert re.fullmatch(r"Action 'act' \(request 'r'\) took \d+\.\d ms", line)
+
+
+def test_with_debug_a_call_that_failed_leaves_one_too(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "daebus")
+    bench.ask(lambda: 1 / 0)
+    assert [message.startswith("Action 'act' (request 'r') took") for message in caplog.messages] == [False, True]
+
+
+def test_with_debug_a_coroutine_leaves_one_when_it_ends(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "daebus")
+
+    async def act() -> int:
+        await asyncio.sleep(20 * MS)
+        return 1
+
+    bench.ask(act)
+    took = [float(line.split()[-2]) for line in caplog.messages if " took " in line]
+    assert took[-1] >= 20 * MS * 1000
+
+
+def test_without_debug_there_is_none(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.ask(lambda: 1)
+    assert not bench.dispatcher.verbose
+    assert caplog.messages == []

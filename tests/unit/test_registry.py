@@ -123,6 +123,37 @@ def test_an_interval_is_a_number_of_seconds_above_0(registry: Registry, interval
         registry.background("t", interval)
 
 
+@pytest.mark.parametrize("seconds", [0, -1, True, "5", float("nan"), float("inf"), 1e10])
+def test_the_time_after_which_a_thread_is_stuck_is_a_number_of_seconds_above_0(
+    registry: Registry, seconds: Any
+) -> None:
+    with pytest.raises(DeclarationError, match="stuck_after must be a number of seconds above 0, or None for no limit"):
+        registry.thread("t", stuck_after=seconds)
+
+
+def test_a_thread_is_stuck_only_if_it_is_said_when(registry: Registry) -> None:
+    registry.thread("without")(nothing)
+    registry.thread("with", stuck_after=5)(nothing)
+    assert [record.stuck_after for record in registry.records("thread")] == [None, 5.0]
+
+
+def test_functions_for_a_reload_are_kept_in_order() -> None:
+    def first() -> None:
+        """Reloads."""
+
+    app = Daebus("app")
+
+    @app.on_reload
+    def second() -> None:
+        """Reloads, too."""
+
+    blueprint = Blueprint("part")
+    blueprint.on_reload()(first)
+    app.register_blueprint(blueprint)
+    app._close_book()
+    assert [record.function for record in app.records("on_reload")] == [second, first]
+
+
 @pytest.mark.parametrize("inline", ["yes", 2, 0, 1, 0.0])
 def test_inline_is_true_or_false_or_left_out(registry: Registry, inline: Any) -> None:
     """`inline=0` would pass for "not given" in one place and for "True" in another."""

@@ -135,3 +135,22 @@ def test_an_async_task_runs_to_its_end() -> None:
         loop.end(1.0)
     assert ran == ["async"]
     assert bench.scheduler.running == []
+
+
+def test_a_task_is_overdue_when_nobody_has_started_it_for_so_long() -> None:
+    bench = Bench(("slow", 10, nothing), ("quick", 5, nothing))
+    at = bench.start
+    assert bench.scheduler.overdue(at + 5.9, 1.0) is None
+    assert bench.scheduler.overdue(at + 6.1, 1.0) == "quick"
+    bench.at(6.1)
+    assert bench.scheduler.overdue(at + 6.1, 1.0) is None
+    assert bench.scheduler.rounds == 1
+
+
+def test_a_task_that_still_runs_is_not_overdue() -> None:
+    """Its turn was skipped, and that is known."""
+    bench = Bench(("t", 5, nothing))
+    bench.at(5)
+    bench.at(10)
+    assert bench.scheduler.running == ["t"]
+    assert bench.scheduler.overdue(bench.start + 10.5, 1.0) is None
