@@ -10,7 +10,6 @@ through `systemd-python`, because `sd_journal_send` waits when journald does, an
 from __future__ import annotations
 
 import logging
-import os
 import re
 import socket
 from time import monotonic
@@ -36,8 +35,13 @@ _formatter = logging.Formatter()
 
 
 def is_there() -> bool:
-    """Whether this machine has a journal that takes records."""
-    return os.path.exists(SOCKET)
+    """Whether there is a journal that takes records from us: its socket may be there and closed to this service."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(SOCKET)
+        except OSError:
+            return False
+    return True
 
 
 class JournalHandler(Unblocked):
