@@ -116,13 +116,14 @@ class Watchdog:
         """Do a round; return when all legs have passed, however long that takes. False to end.
 
         Its checks begin anew now and then, so that a probe that was lost, or refused while there was no room, is not
-        the end of a service that has recovered.
+        the end of a service that has recovered; and at least once before anything is said, so that a reader that came
+        by, and hung then, is not taken for a fault of those that wait for it.
         """
         look, told, anew = FIRST_LOOK, False, 0.0
         while True:
             if monotonic() >= anew:
                 self._reader.start_round(self._legs)
-                anew = monotonic() + self._seconds / ROUNDS
+                anew = monotonic() + self._seconds / ROUNDS / 2
             if self._stop.wait(look):
                 return False
             broken = self._broken() if not self._drains else []

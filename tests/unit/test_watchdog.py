@@ -179,6 +179,20 @@ def test_while_the_reader_does_not_come_the_others_are_not_blamed(kennel: Kennel
     assert kennel.said == ["reader: does not stand"]
 
 
+def test_a_reader_that_came_by_and_hung_then_is_what_is_named(legs: list[Leg]) -> None:
+    """In the second round: what it did not get to waits for it."""
+
+    class Hanging(Reader):
+        def start_round(self, legs: list[Any]) -> None:
+            super().start_round(legs)
+            legs[1].wrong = "is not answered" if self.begun > 1 else None
+            self.wrong = "does not come" if self.begun > 2 else None
+
+    with Kennel(Hanging("reader"), *legs[1:], limit=600 * MS) as kennel:
+        wait_for(lambda: kennel.said, SOON)
+        assert kennel.said == ["reader: does not come"]
+
+
 def test_what_has_not_passed_is_checked_anew(kennel: Kennel, legs: list[Leg]) -> None:
     """What was refused once, or lost, may succeed at another time."""
     legs[1].wrong = "does not stand"
