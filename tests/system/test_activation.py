@@ -200,7 +200,7 @@ def test_an_idle_service_leaves_and_the_next_connection_finds_it(container: Cont
         "leaver",
         "ListenStream=127.0.0.1:8308",
         run=f", idle_exit={IDLE_SECONDS}",
-        settings="Restart=always\nRestartPreventExitStatus=0\n[Unit]\nStartLimitIntervalSec=0\n",
+        settings="WatchdogSec=1\nRestart=always\nRestartPreventExitStatus=0\n[Unit]\nStartLimitIntervalSec=0\n",
     )
     pids = []
     for number in range(10):
