@@ -124,7 +124,7 @@ class Daebus(Registry):
             reason = str(error)
         if reason is not None:
             shown = service if isinstance(service, str) else repr(service)
-            log.logger.critical("Service %s failed: %s", ascii(shown), reason)
+            log.logger.critical("Service %s failed: %s", ascii(shown), reason, extra={log.LAST: True})
             sys.exit(1)
 
     def _run(

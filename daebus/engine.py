@@ -26,7 +26,7 @@ from threading import Lock, Thread, get_ident
 from time import monotonic
 
 from .errors import Busy
-from .log import logger
+from .log import LAST, logger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -523,7 +523,7 @@ class Engine:
                 job = None  # a thread that rests holds on to nothing
                 job = following() if following is not None else None
         except BaseException:  # noqa: BLE001 - the last stop of the thread
-            logger.critical("A worker thread failed; this is a defect of Daebus", exc_info=True)
+            logger.critical("A worker thread failed; this is a defect of Daebus", exc_info=True, extra={LAST: True})
             os._exit(70)  # EX_SOFTWARE: better restarted by systemd than half alive
 
     def _do(self, job: Call | _Spare | _Reading) -> Callable[[], Call | _Spare | _Reading | None] | None:

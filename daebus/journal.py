@@ -15,7 +15,7 @@ import socket
 from time import monotonic
 
 from .context import current
-from .log import DETAILS, Unblocked, lines_of, priority
+from .log import DETAILS, LAST, LineFormatter, StderrHandler, Unblocked, lines_of, priority
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ longer is cut in the middle, where tracebacks repeat themselves."""
 FIELD_LIMIT = 2000
 """Characters of every other field."""
 
-_USUAL = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName", DETAILS}
+_USUAL = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None)))
+_USUAL |= {"message", "asctime", "taskName", DETAILS, LAST}
 _formatter = logging.Formatter()
 
 
@@ -51,7 +52,17 @@ class JournalHandler(Unblocked):
         super().__init__()
         self._path = SOCKET
         self._service = service
+        self._stream = StderrHandler()
+        self._stream.setFormatter(LineFormatter("journal"))
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass the record on. The last words of a process go to standard error: from a datagram of a process that has
+        gone, journald cannot tell any more of which unit it was, and `journalctl -u` would not show them."""
+        if getattr(record, LAST, False):
+            self._stream.emit(record)
+        else:
+            super().emit(record)
 
     def encoded(self, record: logging.LogRecord) -> bytes:
         """Return the datagram for a record."""

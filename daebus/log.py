@@ -26,6 +26,9 @@ PIPE_BUF = 4096
 DETAILS = "daebus_details"
 """The attribute of a record that holds further lines: `logger.error("...", extra={DETAILS: [...]})`."""
 
+LAST = "daebus_last"
+"""The attribute of a record after which the process ends at once: `logger.critical("...", extra={LAST: True})`."""
+
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _COLOURS = ((logging.ERROR, "31"), (logging.WARNING, "33"), (logging.INFO, "0"), (0, "2"))
 

@@ -26,7 +26,7 @@ from .errors import ConfigurationError, DeclarationError, Stopping
 from .hooks import hooks_of
 from .inbox import Inbox
 from .liaison import Liaison, Reload, sentence
-from .log import logger, one_line
+from .log import LAST, logger, one_line
 from .scheduler import Scheduler
 from .systemd import Notifier, offered_sockets, share_out
 from .target import clock_id
@@ -533,7 +533,7 @@ def _threads_that_keep_us() -> bool:
 
 
 def _exit_now(status: int, what: str) -> None:
-    logger.critical("Some %s did not end in time; ending without them", what)
+    logger.critical("Some %s did not end in time; ending without them", what, extra={LAST: True})
     os._exit(status)
 
 

@@ -22,7 +22,7 @@ from daebus.context import current
 from daebus.exchange import HttpRequest
 from daebus.http1 import read_head
 from daebus.journal import FIELD_LIMIT, TEXT_LIMIT, JournalHandler, encode, fields
-from daebus.log import DETAILS, StderrHandler, install, logger
+from daebus.log import DETAILS, LAST, StderrHandler, install, logger
 from tests.calls import Bench, message
 from tests.support import ROOT
 
@@ -291,6 +291,15 @@ def test_each_record_is_a_datagram(handler: JournalHandler, journald: Journald) 
     assert first["MESSAGE"] == "first\n  | ValueError: why"
     assert second["MESSAGE"] == "second\\nline"
     assert second["SYSLOG_IDENTIFIER"] == "lamp"
+
+
+def test_last_words_go_to_standard_error(
+    handler: JournalHandler, journald: Journald, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """From a datagram of a process that has gone, journald cannot tell any more of which unit it was."""
+    handler.handle(record("Service 'lamp' failed", level=logging.CRITICAL, extra={LAST: True}))
+    assert journald.entries() == []
+    assert capfd.readouterr().err == "<2>Service 'lamp' failed\n"
 
 
 def test_the_largest_record_fits_into_a_datagram(handler: JournalHandler, journald: Journald) -> None:
