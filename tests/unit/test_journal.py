@@ -424,6 +424,14 @@ def test_where_there_is_no_journal_to_speak_to_lines_with_a_priority_are_written
         assert handler.encoded(record("text", level=logging.ERROR)) == b"<3>text\n"
 
 
+@pytest.mark.usefixtures("in_the_journal")
+def test_a_journal_that_takes_nothing_from_us_is_not_spoken_to(journald: Journald) -> None:
+    """Its socket is there, and nobody listens; or a sandbox closes it to the service."""
+    journald._socket.close()
+    assert journald.path.exists()
+    assert chosen() is StderrHandler
+
+
 @pytest.mark.usefixtures("journald", "in_the_journal")
 def test_a_program_that_has_set_up_logging_keeps_it() -> None:
     own = logging.NullHandler()
