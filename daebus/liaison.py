@@ -59,6 +59,7 @@ class Liaison:
         self._began = monotonic()
         self._extended = float("-inf")  # the clock begins with the machine, and so may we
         self._stops = False
+        self._lock = Lock()
         self._trouble: str | None = None
         self.watchdog: Watchdog | None = None
 
@@ -102,12 +103,13 @@ class Liaison:
 
     def _tell(self, *states: str) -> None:
         """Send states and the status; the status alone if it has changed; nothing once it stops. Any thread."""
-        if self._stops:
-            return
-        said = f"Not well: {self._trouble}" if self._trouble is not None else self._compose()
-        if states or said != self._said:
-            self._said = said
-            self._notifier.tell(*states, f"STATUS={said}")
+        with self._lock:  # else what was composed before could be said after what was composed later
+            if self._stops:
+                return
+            said = f"Not well: {self._trouble}" if self._trouble is not None else self._compose()
+            if states or said != self._said:
+                self._said = said
+                self._notifier.tell(*states, f"STATUS={said}")
 
     def reloading(self) -> None:
         """A reload begins (systemd.service(5), Type=notify-reload)."""

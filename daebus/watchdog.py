@@ -100,8 +100,10 @@ class Watchdog:
         self._drains = True
 
     def stop(self) -> None:
-        """End the thread, soon."""
+        """End the thread."""
         self._stop.set()
+        if self._thread.ident is not None:  # it was started
+            self._thread.join(ReaderLeg.TURN + LONGEST_LOOK)
 
     def _run(self) -> None:
         fed = monotonic()
