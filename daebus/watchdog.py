@@ -116,14 +116,15 @@ class Watchdog:
         """Do a round; return when all legs have passed, however long that takes. False to end.
 
         Its checks begin anew now and then, so that a probe that was lost, or refused while there was no room, is not
-        the end of a service that has recovered; and at least once before anything is said, so that a reader that came
+        the end of a service that has recovered; and at least once before a leg is blamed, so that a reader that came
         by, and hung then, is not taken for a fault of those that wait for it.
         """
-        look, told, anew = FIRST_LOOK, False, 0.0
+        look, told, anew, begun = FIRST_LOOK, False, 0.0, 0
         while True:
             if monotonic() >= anew:
                 self._reader.start_round(self._legs)
                 anew = monotonic() + self._seconds / ROUNDS / 2
+                begun += 1
             if self._stop.wait(look):
                 return False
             broken = self._broken() if not self._drains else []
@@ -131,7 +132,8 @@ class Watchdog:
                 self._recovered(told)
                 return True
             look = min(look * 2, LONGEST_LOOK)
-            if not told and monotonic() - fed > self._seconds * SAY_AFTER:
+            known = begun > 1 or broken[0][0] == self._reader.name
+            if known and not told and monotonic() - fed > self._seconds * SAY_AFTER:
                 told = True
                 self._report(broken, monotonic() - fed)
 
@@ -178,7 +180,7 @@ class ReaderLeg:
     """The thread that reads the sockets: it comes by in time. It begins the checks of all other legs."""
 
     name = "reader"
-    TURN = 1.0  # seconds to wait for the engine's lock, which is held for a few operations at a time
+    TURN = 0.3  # seconds to wait for the engine's lock, which is held for a few operations at a time
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
