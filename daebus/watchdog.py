@@ -233,6 +233,7 @@ class BusLeg:
         self._sent = self._since = 0.0  # this probe, and the first since the last answer
         self._connections = -1
         self._refused = False
+        self._begun = 0  # by the engine, when this probe was sent
 
     def answer(self, request: PubSubRequest) -> dict[str, Any] | None:
         """Answer a probe; None for that of another process that serves under this name."""
@@ -255,6 +256,7 @@ class BusLeg:
             return
         request_id = f"{self.token}:{self._number}"
         message = encode_request(self._service, ACTION, {}, self.channel, request_id, 0.0, 0.0, "")
+        bus.sought, self._begun = message, bus.engine.begun
         self._refused = not bus.publish(self._service, message)
 
     def trouble(self) -> str | None:
@@ -264,6 +266,8 @@ class BusLeg:
             return None if bus.is_mended else "Redis is away and nothing tries to have it back"
         if self._answered == self._number or bus.reconnections != self._connections or self._refused:
             return None
+        if bus.sought is None and bus.engine.works_off(self._begun):
+            return None  # it has arrived, behind messages whose turn comes first
         if bus.heard < self._sent and monotonic() - self._since < SILENCE_LIMIT:
             return None  # that is Redis' silence, about which the bus itself does something
         return "a request to this service is not answered, though Redis is there"
@@ -307,15 +311,18 @@ class HttpLeg:
         self._network = network
         self._echo = network.echo()
         self._taken: list[tuple[Listener, int]] = []
+        self._begun = 0  # by the engine, when it was asked
 
     def begin(self) -> None:
         """See `Leg`."""
         self._taken = [(listener, listener.taken) for listener in self._network.listeners]
+        self._begun = self._network.engine.begun
         self._echo.ask()
 
     def trouble(self) -> str | None:
         """See `Leg`."""
-        if not self._echo.answered():
+        waits_its_turn = self._echo.heard and self._network.engine.works_off(self._begun)
+        if not self._echo.answered() and not waits_its_turn:
             return "what arrives on a connection is not handled"
         for listener, taken in self._taken:
             if self._network.serves and listener.is_neglected(taken):
