@@ -80,6 +80,7 @@ class Bus:
         self._receipts: deque[tuple[int, Receipt]] = deque()  # which reply somebody waits for, and who
         self._arrived: list[tuple[Receipt, Any]] = []  # replies that somebody waited for
         self._seldom = Seldom()
+        self.sought: bytes | None = None  # a message that somebody waits to see arrive; None when it has
         self.dropped_answers = 0
         self.reconnections = 0
 
@@ -220,6 +221,8 @@ class Bus:
             self._lost(str(error))
             return []
         self._heard = monotonic()
+        if self.sought is not None and any(type(reply) is list and reply[-1] == self.sought for reply in replies):
+            self.sought = None
         return self._sorted(replies)
 
     def _sorted(self, replies: list[Any]) -> list[Item]:

@@ -298,6 +298,15 @@ class Engine:
         return [str(call) if call is not None else "what comes before a handler" for call in calls]
 
     @property
+    def begun(self) -> int:
+        """How many messages were begun. Any thread."""
+        return self._serial
+
+    def works_off(self, begun: int) -> bool:
+        """Whether messages wait to be begun, and some were since so many were. Any thread."""
+        return bool(self._ready) and self._serial != begun
+
+    @property
     def reads_here(self) -> bool:
         """Whether this thread is the reader, who sends answers when it has run what is ready."""
         reading = self._reader

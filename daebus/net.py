@@ -719,14 +719,21 @@ class Echo:
         self._connection = Connection(network, near, "the watchdog", None)
         self._connection.protocol = self
         self._owed = 0  # answers
+        self._unread = 0  # bytes that have not arrived at the near end
         network.engine.watch_socket(near.fileno(), select.EPOLLIN, self._connection.on_event)
 
     def ask(self) -> None:
-        """Send a byte that is to come back."""
+        """Send a byte that is to come back. On the reader."""
+        self._unread += 1
         try:
             self._owed += self._far.send(b"?")
         except OSError:  # so many were sent that no more fit
             self._owed += 1
+
+    @property
+    def heard(self) -> bool:
+        """Whether all have been read. Any thread."""
+        return self._unread == 0
 
     def answered(self) -> bool:
         """Whether all have come back. One thread at a time."""
@@ -745,6 +752,7 @@ class Echo:
 
     def received(self, data: bytes) -> Iterable[Item]:
         """Have the engine send it back."""
+        self._unread -= len(data)
         return ((None, self._plan, "watchdog", data),)
 
     def _plan(self, _work: object, _channel: str, data: bytes) -> None:

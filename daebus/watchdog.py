@@ -118,14 +118,15 @@ class Watchdog:
         """Do a round; return when all legs have passed, however long that takes. False to end.
 
         Its checks begin anew now and then, so that a probe that was lost, or refused while there was no room, is not
-        the end of a service that has recovered; and at least once before anything is said, so that a reader that came
+        the end of a service that has recovered; and at least once before a leg is blamed, so that a reader that came
         by, and hung then, is not taken for a fault of those that wait for it.
         """
-        look, told, anew = FIRST_LOOK, False, 0.0
+        look, told, anew, begun = FIRST_LOOK, False, 0.0, 0
         while True:
             if monotonic() >= anew:
                 self._reader.start_round(self._legs)
                 anew = monotonic() + self._seconds / ROUNDS / 2
+                begun += 1
             if self._stop.wait(look):
                 return False
             broken = self._broken() if not self._drains else []
@@ -133,7 +134,8 @@ class Watchdog:
                 self._recovered(told)
                 return True
             look = min(look * 2, LONGEST_LOOK)
-            if not told and monotonic() - fed > self._seconds * SAY_AFTER:
+            known = begun > 1 or broken[0][0] == self._reader.name
+            if known and not told and monotonic() - fed > self._seconds * SAY_AFTER:
                 told = True
                 self._report(broken, monotonic() - fed)
 
@@ -180,7 +182,7 @@ class ReaderLeg:
     """The thread that reads the sockets: it comes by in time. It begins the checks of all other legs."""
 
     name = "reader"
-    TURN = 1.0  # seconds to wait for the engine's lock, which is held for a few operations at a time
+    TURN = 0.3  # seconds to wait for the engine's lock, which is held for a few operations at a time
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -233,6 +235,7 @@ class BusLeg:
         self._sent = self._since = 0.0  # this probe, and the first since the last answer
         self._connections = -1
         self._refused = False
+        self._begun = 0  # by the engine, when this probe was sent
 
     def answer(self, request: PubSubRequest) -> dict[str, Any] | None:
         """Answer a probe; None for that of another process that serves under this name."""
@@ -255,6 +258,7 @@ class BusLeg:
             return
         request_id = f"{self.token}:{self._number}"
         message = encode_request(self._service, ACTION, {}, self.channel, request_id, 0.0, 0.0, "")
+        bus.sought, self._begun = message, bus.engine.begun
         self._refused = not bus.publish(self._service, message)
 
     def trouble(self) -> str | None:
@@ -264,6 +268,8 @@ class BusLeg:
             return None if bus.is_mended else "Redis is away and nothing tries to have it back"
         if self._answered == self._number or bus.reconnections != self._connections or self._refused:
             return None
+        if bus.sought is None and bus.engine.works_off(self._begun):
+            return None  # it has arrived, behind messages whose turn comes first
         if bus.heard < self._sent and monotonic() - self._since < SILENCE_LIMIT:
             return None  # that is Redis' silence, about which the bus itself does something
         return "a request to this service is not answered, though Redis is there"
@@ -307,15 +313,18 @@ class HttpLeg:
         self._network = network
         self._echo = network.echo()
         self._taken: list[tuple[Listener, int]] = []
+        self._begun = 0  # by the engine, when it was asked
 
     def begin(self) -> None:
         """See `Leg`."""
         self._taken = [(listener, listener.taken) for listener in self._network.listeners]
+        self._begun = self._network.engine.begun
         self._echo.ask()
 
     def trouble(self) -> str | None:
         """See `Leg`."""
-        if not self._echo.answered():
+        waits_its_turn = self._echo.heard and self._network.engine.works_off(self._begun)
+        if not self._echo.answered() and not waits_its_turn:
             return "what arrives on a connection is not handled"
         for listener, taken in self._taken:
             if self._network.serves and listener.is_neglected(taken):

@@ -1059,8 +1059,10 @@ def test_what_is_not_read_does_not_come_back(bench: Bench, echo: Echo) -> None:
     for _ in range(2):
         bench.on_reader(echo.ask)
         assert not echo.answered()
+        assert not echo.heard
     bench.on_reader(echo._connection.resume)
     wait_for(echo.answered, SOON)
+    assert echo.heard
 
 
 def test_more_than_fits_is_not_waited_for(bench: Bench, echo: Echo) -> None:

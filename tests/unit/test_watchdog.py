@@ -756,6 +756,17 @@ def test_an_event_loop_that_a_coroutine_holds_up_does_not_pass(shared_loop: loop
 # --- the path of a request ---
 
 
+class FakeEngine:
+    """What has been begun, and whether more waits."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.waiting = False
+
+    def works_off(self, begun: int) -> bool:
+        return self.waiting and self.begun != begun
+
+
 class FakeBus:
     """The bus as the leg sees it."""
 
@@ -764,6 +775,8 @@ class FakeBus:
         self.full = False
         self.reconnections = 0
         self.heard = 0.0
+        self.sought: bytes | None = None
+        self.engine = FakeEngine()
         self.sent: list[bytes] = []
 
     def publish(self, channel: str, data: bytes) -> bool:
@@ -842,6 +855,22 @@ def test_a_probe_that_is_not_answered_while_redis_speaks_does_not_pass(path: Pat
     assert path.leg.trouble() == UNANSWERED
     path.deliver()
     assert path.leg.trouble() is None
+
+
+def test_a_probe_that_waits_behind_others_is_not_missed_while_they_are_worked_off(path: Path) -> None:
+    engine = path.bus.engine
+    path.begin()
+    path.hear()
+    engine.begun, engine.waiting = 1, True
+    assert path.leg.trouble() == UNANSWERED, "it has not even arrived"
+    path.bus.sought = None
+    assert path.leg.trouble() is None
+    engine.waiting = False
+    assert path.leg.trouble() == UNANSWERED, "now it should have had its turn"
+    path.begin()
+    path.hear()
+    path.bus.sought, engine.waiting = None, True
+    assert path.leg.trouble() == UNANSWERED, "nobody takes what waits"
 
 
 def test_an_answer_to_somebody_elses_probe_is_none(path: Path) -> None:
