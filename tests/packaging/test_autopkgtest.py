@@ -25,6 +25,4 @@ def test_the_tests_that_the_source_package_brings_pass(fresh_root: Path, package
         shutil.copytree(tmp_path, device.outside("/srv/test"))
         done = device.run(AUTOPKGTEST, check=False, timeout=APT_SECONDS)
     assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-10_000:]
-    results = done.stdout + done.stderr
-    assert "library              PASS (superficial)" in results
-    assert "services             PASS" in results
+    assert "smoke                PASS" in done.stdout + done.stderr
