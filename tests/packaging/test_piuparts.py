@@ -30,8 +30,8 @@ def test_piuparts_finds_nothing_left_behind(fresh_root: Path, packages: Path, tm
 
     suite = fresh_root.name.split("-")[1]
     where = (f"--existing-chroot={fresh_root}", f"--distribution={suite}", f"--tmpdir={tmp_path}")
-    what = (f"--scriptsdir={script.parent}", f"--bindmount={depended_on}", *packages.glob("*.deb"))
-    said = run(*NO_NETWORK, "piuparts", *where, *OPTIONS, *what)
+    what = (f"--scriptsdir={script.parent}", f"--bindmount={depended_on}")
+    said = run(*NO_NETWORK, "piuparts", *where, *OPTIONS, *what, *packages.glob("*.deb"))
     assert "PASS: Installation and purging test." in said
 
 
