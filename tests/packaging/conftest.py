@@ -10,12 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.debian import add_repository, apt_get, run
+from tests.packaging.debian import ADD_HTTP_REPOSITORY, APT_SECONDS, apt_get, run, served
 from tests.support import ROOT, skip_or_fail
 from tests.system.container import Container
 
 SUITES = ("bookworm", "trixie")
-TOOLS = ("dpkg-buildpackage", "lintian", "apt-ftparchive", "gpg", "systemd-nspawn", "nsenter", "unshare", "setpriv")
+TOOLS = (
+    "dpkg-buildpackage",
+    "lintian",
+    "apt-ftparchive",
+    "gpg",
+    "piuparts",
+    "systemd-nspawn",
+    "nsenter",
+    "unshare",
+    "setpriv",
+)
 
 
 @pytest.fixture(scope="session")
@@ -54,10 +64,11 @@ def fresh_root(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="module")
 def device(fresh_root: Path, repository: Path) -> Iterator[Container]:
-    """A device with both packages, for all tests of a module, which leave it as it is."""
+    """A device with both packages, for all tests of a module, which leave it as it is. They came over HTTP."""
     with Container(fresh_root) as booted:
-        add_repository(booted, repository)
-        apt_get(booted, "install", "python3-daebus", "daebus-kiosk")
+        with served(booted, repository):
+            booted.run(ADD_HTTP_REPOSITORY, timeout=APT_SECONDS)
+            apt_get(booted, "install", "python3-daebus", "daebus-kiosk")
         yield booted
 
 

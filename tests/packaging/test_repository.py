@@ -1,4 +1,5 @@
-"""The signed repository, as apt sees it on a Debian that is not booted: while an image is made, for example."""
+"""The signed repository, as apt sees it: as files, on a Debian that is not booted, as while an image is made; and over
+HTTP on one that is booted, from where the devices of other tests have their packages."""
 
 from __future__ import annotations
 
@@ -7,8 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.debian import ADD_REPOSITORY, Trial, run
+from tests.packaging.debian import (
+    ADD_HTTP_REPOSITORY,
+    ADD_REPOSITORY,
+    APT_SECONDS,
+    Trial,
+    alter,
+    apt_get,
+    run,
+    served,
+)
 from tests.support import ROOT
+from tests.system.container import CommandFailed, Container
+
+INDEXES = ("InRelease", "main/binary-amd64/Packages")
 
 
 def test_apt_installs_from_it(fresh_root: Path, repository: Path) -> None:
@@ -25,16 +38,33 @@ def test_apt_installs_from_it(fresh_root: Path, repository: Path) -> None:
     assert "/usr/lib/python3/dist-packages/daebus/__init__.py\ndaebus:x:" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["InRelease", "main/binary-amd64/Packages"])
+@pytest.mark.parametrize("name", INDEXES)
 def test_an_altered_index_is_refused(fresh_root: Path, repository: Path, tmp_path: Path, name: str) -> None:
     altered = tmp_path / "repo"
     shutil.copytree(repository, altered)
-    file = altered / "dists/stable" / name
-    file.write_text(file.read_text().replace("Daebus", "Evil").replace("daebus", "evil"), encoding="utf-8")
-    for packed in altered.glob("dists/stable/main/*/Packages.gz"):
-        packed.unlink()
+    alter(altered, name)
     done = Trial(fresh_root, altered).run(ADD_REPOSITORY)
     assert done.returncode != 0, done.stdout
+
+
+def test_what_is_altered_is_refused_over_http_too(fresh_root: Path, repository: Path, tmp_path: Path) -> None:
+    """In the order in which apt reads it: both indexes, and the package."""
+    altered = tmp_path / "repo"
+    with Container(fresh_root) as device:
+        for name in INDEXES:
+            shutil.copytree(repository, altered)
+            alter(altered, name)
+            with served(device, altered):
+                assert device.run(ADD_HTTP_REPOSITORY, check=False, timeout=APT_SECONDS).returncode != 0
+            shutil.rmtree(altered)
+
+        shutil.copytree(repository, altered)
+        for package in altered.glob("pool/python3-daebus_*"):
+            package.write_bytes(package.read_bytes().replace(b"data.tar", b"evil.tar", 1))
+        with served(device, altered):
+            device.run(ADD_HTTP_REPOSITORY, timeout=APT_SECONDS)
+            with pytest.raises(CommandFailed, match="Hash Sum mismatch"):
+                apt_get(device, "install", "--download-only", "python3-daebus")
 
 
 def test_a_repository_with_another_key_is_refused(
