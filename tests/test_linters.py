@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import ROOT, skip_or_fail
 
-PYTHON_FILES = ["daebus", "Daebus.py", "tests", "examples", "bench"]
+PYTHON_FILES = ["daebus", "Daebus.py", "tests", "examples", "bench", "packaging/dropins"]
 PROSE = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs", "Makefile", "pyproject.toml", ".ci"]
 
 
