@@ -46,10 +46,10 @@ class Wishes:
 
 # --- from the text of a script to its table ---
 
-BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
+BLOCK = r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$"
 """The form of inline script metadata, as its specification gives it."""
 
-BEGIN = re.compile(r"(?m)^# /// script\s*$")
+BEGIN = r"(?m)^# /// script\s*$"
 
 
 def wishes(text: str) -> Wishes:
@@ -58,11 +58,11 @@ def wishes(text: str) -> Wishes:
 
 
 def _table(text: str) -> dict[str, Any]:
-    blocks = [found for found in BLOCK.finditer(text) if found["type"] == "script"]
+    blocks = [found for found in re.finditer(BLOCK, text) if found["type"] == "script"]
     if len(blocks) > 1:
         raise Refused("it has two blocks '# /// script'; one is allowed")
     if not blocks:
-        if BEGIN.search(text):
+        if re.search(BEGIN, text):
             raise Refused(
                 "its block '# /// script' is not complete: each line after that begins with '# ', the last is '# ///'"
             )
@@ -133,10 +133,10 @@ class _Wrong(Exception):
 
 
 def _matching(pattern: str, limit: int = 200, but: tuple[str, ...] = ()) -> Check:
-    form = re.compile(pattern, re.ASCII)
+    """A text of that form. It is compiled when it is needed, because the boot waits for this."""
 
     def function(value: Any) -> str:
-        if isinstance(value, str) and len(value) <= limit and form.fullmatch(value) and value not in but:
+        if isinstance(value, str) and len(value) <= limit and re.fullmatch(pattern, value, re.A) and value not in but:
             return value
         raise _Wrong
 
