@@ -16,7 +16,7 @@ from time import monotonic
 
 from .claim import claim
 from .errors import NameTaken, RedisRefused, RedisUnavailable
-from .link import ReplyError, open_pair
+from .link import ReplyError, open_pair, way_out
 from .log import Seldom, logger, one_line
 from .names import is_glob, shown
 from .resp import MULTI, PING, command, deliver, publish
@@ -381,7 +381,7 @@ class Bus:
             self._replied += 1
             self._awaited_since = monotonic()
             if isinstance(reply, ReplyError):
-                text = f"Redis refused to publish an answer: {shown(str(reply))}"
+                text = f"Redis refused to publish an answer: {shown(str(reply))}{way_out(reply, 'publish` or `calls')}"
                 self._seldom.log(logging.ERROR, ("refused", str(reply)[:60]), text)
             if self._receipts and self._receipts[0][0] == self._replied:
                 self._arrived.append((self._receipts.popleft()[1], reply))

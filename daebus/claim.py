@@ -13,7 +13,7 @@ from time import monotonic
 
 from .errors import BadMessage, NameTaken, RedisRefused, RedisUnavailable
 from .jsontext import loads
-from .link import ReplyError, new_id
+from .link import ReplyError, new_id, way_out
 from .message import Reply, encode_request, read_reply
 from .resp import command, publish
 
@@ -93,7 +93,7 @@ class _Claimant:
         self._shared = shared
         self._running = running
         self._token = new_id()
-        self._reply_to = f"caller:claim-{self._token}"
+        self._reply_to = f"caller:{service}-{self._token}"
         self._seen = False  # our own claim came back to us
         self.others: int | None = None
         self._agreed: set[tuple[object, object]] = set()  # those who share the name with us, by host and pid
@@ -189,7 +189,7 @@ class _Claimant:
 
 def _refused(reply: Any) -> None:
     if isinstance(reply, ReplyError):
-        raise RedisRefused(f"Redis does not let this service publish, or count subscribers: {reply}")
+        raise RedisRefused(f"Redis does not let this service publish, or count subscribers: {reply}{way_out(reply)}")
 
 
 def _count(reply: Any) -> int:

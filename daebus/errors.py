@@ -168,6 +168,8 @@ class RedisRefused(RedisUnavailable):
     """Redis answers, but refuses us: a wrong password, an unknown user, a missing right."""
 
     code = "redis_refused"
+    refusal = ""
+    """What Redis said, if it is about one command."""
 
 
 class NameTaken(DaebusError):

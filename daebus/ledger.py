@@ -6,6 +6,7 @@ the order of sending (a `Ticket`), and the service's answer, on the subscribed o
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from itertools import count
 
@@ -66,14 +67,17 @@ class Ledger:
     """The exchanges of one hub that are under way."""
 
     def __init__(self) -> None:
-        self._prefix = new_id()[:24]
+        self._middle = new_id()[8:24]
         self._numbers = count(1)
         self.pending: dict[str, Exchange] = {}  # waiting for an answer, by request id
         self.tickets: deque[Ticket] = deque()
 
     def next_id(self) -> str:
-        """Return a request id: a UUID of which the last digits count."""
-        return f"{self._prefix}{next(self._numbers) & 0xFFFFFFFFFFFF:012x}"
+        """Return a request id: a UUID of which the first digits count.
+
+        The last ones are random each time: who has seen one request must not be able to answer the next one.
+        """
+        return f"{next(self._numbers) & 0xFFFFFFFF:08x}{self._middle}{os.urandom(6).hex()}"
 
     def sent(self, exchange: Exchange, replies: int, when: float) -> None:
         """Note that something was sent, for which Redis owes so many replies (at `when`, monotonic seconds)."""
@@ -128,7 +132,9 @@ class Ledger:
 def _settle(ticket: Ticket, reply: Any) -> None:
     exchange = ticket.exchange
     if ticket.refusal is not None:
-        exchange.fail(RedisRefused(f"Redis refuses this: {ticket.refusal}"))
+        refused = RedisRefused(f"Redis refuses this: {ticket.refusal}")  # the caller adds what to do
+        refused.refusal = ticket.refusal
+        exchange.fail(refused)
         return
     exchange.confirmed = True
     exchange.result = reply

@@ -284,6 +284,14 @@ def refusal(text: str, settings: RedisSettings) -> RedisUnavailable:
     return RedisUnavailable(f"Redis at {settings} is not ready: {text}")
 
 
+def way_out(refusal: object, key: str = "") -> str:
+    """Return what to do about a refusal of Redis, to be said after it: `key` of [tool.daebus] grants the right."""
+    if not str(refusal).startswith("NOPERM"):
+        return ""
+    grants = f"`{key}` in [tool.daebus]" if key else "[tool.daebus]"
+    return f"; the right comes from {grants} of a script in /opt/daebus, elsewhere from the ACL of the Redis user"
+
+
 def new_id() -> str:
     """Return a fresh random id in the form of a version 4 UUID (without the 1.4 MB that importing uuid costs)."""
     digits = f"{int.from_bytes(os.urandom(16), 'big') & ~(0xF << 76) & ~(0xC << 60) | (4 << 76) | (8 << 60):032x}"
@@ -322,7 +330,7 @@ def open_pair(
     deadline = limit if deadline is None else min(limit, deadline)
     subscribed = open_link(settings, name, deadline)
     try:
-        early = _subscribe(subscribed, channels, globs, deadline)
+        early = _subscribe(subscribed, name, channels, globs, deadline)
         return Pair(subscribed, open_link(settings, name, deadline), early)
     except TimeoutError:
         subscribed.close()
@@ -332,16 +340,27 @@ def open_pair(
         raise
 
 
-def _subscribe(link: Link, channels: list[str], globs: list[str], deadline: float) -> list[Any]:
+def _subscribe(link: Link, who: str, channels: list[str], globs: list[str], deadline: float) -> list[Any]:
     """Subscribe, and wait until Redis has confirmed all of it; return the messages that came in between."""
     commands = [command("SUBSCRIBE", channel) for channel in channels]
     commands += [command("PSUBSCRIBE", glob) for glob in globs]
     replies = link.ask(deadline, *commands)
     while True:
-        for reply in replies:
-            if isinstance(reply, ReplyError):
-                raise RedisRefused(f"Redis refuses a subscription: {reply}")
+        _check_subscribed(replies, who, [*channels, *globs])
         early = [reply for reply in replies if reply[0] in (b"message", b"pmessage")]
         if len(replies) - len(early) >= len(commands):
             return early
         replies += link.wait(deadline)
+
+
+def _check_subscribed(replies: list[Any], who: str, names: list[str]) -> None:
+    """Raise `RedisRefused` for the first name that was not subscribed to: confirmations come in the order of asking."""
+    confirmed = 0
+    for reply in replies:
+        if isinstance(reply, ReplyError):
+            name = names[confirmed]
+            own = name.startswith(("caller:", "workflow:")) or f"daebus:{name.removesuffix('.workflows')}" == who
+            hint = way_out(reply, "service" if own else "listen")
+            raise RedisRefused(f"Redis refuses a subscription to {name!r}: {reply}{hint}")
+        if reply[0] not in (b"message", b"pmessage"):
+            confirmed += 1

@@ -9,6 +9,9 @@ from .errors import ConfigurationError
 PACKAGED_SOCKET = "/run/redis-daebus/redis-server.sock"
 """The socket of the Redis instance that Debian's package of Daebus sets up."""
 
+PACKAGED_LOGIN = "/run/daebus/redis/service.env"
+"""How one logs in there, in the form of an environment file."""
+
 DEFAULT_HOST, DEFAULT_PORT = "localhost", 6379
 
 
@@ -68,8 +71,18 @@ def redis_settings(host: str | None = None, port: int | None = None, url: str | 
     if from_environment:
         return parse_url(from_environment, "DAEBUS_REDIS_URL")
     if os.path.exists(PACKAGED_SOCKET):
-        return RedisSettings(path=PACKAGED_SOCKET)
+        return _packaged()
     return RedisSettings()
+
+
+def _packaged() -> RedisSettings:
+    """Return how to reach the packaged instance: who may read how one logs in there (root) does so."""
+    try:
+        with open(PACKAGED_LOGIN) as file:
+            url = file.readline().partition("DAEBUS_REDIS_URL=")[2]
+    except OSError:
+        return RedisSettings(path=PACKAGED_SOCKET)
+    return parse_url(url, PACKAGED_LOGIN)
 
 
 def _port(port: object) -> int:

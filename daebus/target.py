@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from time import monotonic
 
 from .context import current_trace, running_daemon
@@ -9,13 +10,14 @@ from .errors import (
     CallerClosed,
     ConfigurationError,
     DaebusError,
+    RedisRefused,
     RedisUnavailable,
     RequestTimeout,
     ServiceUnavailable,
     error_from_wire,
 )
 from .ledger import Ledger
-from .link import new_id
+from .link import new_id, way_out
 from .message import encode_request
 from .names import check_service
 from .resp import PING
@@ -48,10 +50,8 @@ class HubState:
     """What a hub - the connections that callers share - knows, whoever drives it."""
 
     def __init__(self, settings: RedisSettings) -> None:
-        daemon = running_daemon()
-        who = f"{daemon.service}-" if daemon is not None and daemon.service else ""
         self.settings = settings
-        self.channel = f"caller:{who}{new_id()}"
+        self.channel = channel_of_ours("caller")
         self.clock = clock_id()
         self.users = 0
         self.ledger = Ledger()
@@ -76,7 +76,7 @@ class HubState:
     def _outcome(self, exchange: Exchange) -> Any:
         """Return Redis' reply to a command that was waited for, or raise what came instead."""
         if exchange.error is not None:
-            raise exchange.error
+            raise _with_way_out(exchange.error, "publish` or `calls")
         if not exchange.confirmed:
             raise self._silent()
         return exchange.result
@@ -135,7 +135,7 @@ class Target:
         if isinstance(error, ServiceUnavailable):
             text = f"No service {self.target_service!r} is running (asked Redis at {self._settings})"
             return ServiceUnavailable(text)
-        return error
+        return _with_way_out(error, "calls")
 
     def _check_holding(self, left: float, limit: float) -> None:
         """While waiting for the service to come: raise if that makes no sense any longer."""
@@ -148,11 +148,26 @@ class Target:
         return CallerClosed(f"the caller is closed: make a new {type(self).__name__} to go on")
 
 
+def _with_way_out(error: DaebusError, key: str) -> DaebusError:
+    """Return the error; one for want of a right says which key of [tool.daebus] gives it."""
+    if isinstance(error, RedisRefused) and error.refusal:
+        return RedisRefused(f"{error}{way_out(error.refusal, key)}")
+    return error
+
+
 def payload_of(reply: Reply) -> Any:
     """Return the payload of a final answer; raise the error that it is."""
     if reply.failed:
         raise error_from_wire(reply.text, reply.code, reply.error_id)
     return reply.payload
+
+
+def channel_of_ours(kind: str) -> str:
+    """Return a new channel to be answered on. It has the service's name, so that Redis may let no other one hear it."""
+    daemon = running_daemon()
+    name = daemon.service if daemon is not None else None
+    name = name or os.environ.get("DAEBUS_SERVICE")  # of a script that calls before it runs
+    return f"{kind}:{check_service(name)}-{new_id()}" if name else f"{kind}:{new_id()}"
 
 
 def clock_id() -> str:

@@ -5,15 +5,23 @@ from __future__ import annotations
 from threading import Event, Lock, Thread
 from time import monotonic
 
-from .errors import BadMessage, DaebusError, RedisUnavailable, RequestTimeout, ServiceUnavailable, error_from_wire
+from .errors import (
+    BadMessage,
+    DaebusError,
+    RedisRefused,
+    RedisUnavailable,
+    RequestTimeout,
+    ServiceUnavailable,
+    error_from_wire,
+)
 from .jsontext import loads
 from .ledger import was_delivered
-from .link import ReplyError, new_id, open_pair
+from .link import ReplyError, new_id, open_pair, way_out
 from .log import logger
 from .message import encode_workflow_message
 from .resp import deliver
 from .schedule import backoff
-from .target import Target, check_timeout
+from .target import Target, channel_of_ours, check_timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +70,7 @@ class DaebusWorkflow(Target):
         self.unsubscribe()
         deadline = monotonic() + (self.timeout if timeout is None else check_timeout(timeout))
         self._workflow_id = new_id()
-        channel = f"workflow:{new_id()}"
+        channel = channel_of_ours("workflow")
         start = {"workflow": workflow_name, "reply_to": channel, "service": self.target_service}
         data = encode_workflow_message(payload, self._workflow_id, **start)
         self._ended, self.error = Event(), None
@@ -117,7 +125,7 @@ class DaebusWorkflow(Target):
                 raise RedisUnavailable(f"Redis at {self._settings} does not answer") from None
         refusal = next((reply for reply in replies if isinstance(reply, ReplyError)), None)
         if refusal is not None:
-            raise RedisUnavailable(f"Redis refuses this: {refusal}")
+            raise RedisRefused(f"Redis refuses this: {refusal}{way_out(refusal, 'calls')}")
         if not was_delivered(replies[-1]):
             raise self._explained(ServiceUnavailable())
 

@@ -1,3 +1,8 @@
+# /// script
+# [tool.daebus]
+# description = "Kiosk: how this device is doing"
+# network = "none"
+# ///
 """The service `device`: tells how the machine is doing, to whoever asks and to whoever listens."""
 
 from readings import Readings, read_device

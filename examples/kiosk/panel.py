@@ -1,3 +1,9 @@
+# /// script
+# [tool.daebus]
+# description = "Kiosk: the page of this device"
+# calls = ["device"]
+# listen = ["device.readings"]
+# ///
 """The service `panel`: serves the page that shows how `device` is doing, and shows the same on the terminal."""
 
 import os
