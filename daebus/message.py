@@ -124,8 +124,18 @@ class WorkflowRequest(PubSubRequest):
 
     __slots__ = ("workflow", "workflow_id")
 
-    def __init__(self, raw: dict[str, Any], service: str, workflow: str, workflow_id: str, reply_to: str) -> None:
+    def __init__(
+        self,
+        raw: dict[str, Any],
+        service: str,
+        workflow: str,
+        workflow_id: str,
+        reply_to: str,
+        trace: object = None,
+    ) -> None:
+        """`trace` is that of the message that started the workflow; None: it began one."""
         super().__init__(raw, service)
+        self._trace = _trace(trace) if trace is not None else None
         self.workflow = self.action = workflow
         self.workflow_id = self.request_id = workflow_id
         self.reply_to = reply_to

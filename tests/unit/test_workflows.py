@@ -78,6 +78,16 @@ def test_after_a_wait_the_message_is_what_it_was(bench: Bench, message: dict[str
         assert bench.asked[0][0] == message.get("payload", {})
 
 
+@pytest.mark.parametrize(("given", "trace"), [({"trace": "0f3c"}, "0f3c"), ({}, "a-workflow-s-own-id")])
+def test_all_messages_of_a_workflow_have_the_trace_of_the_first(
+    bench: Bench, given: dict[str, Any], trace: str
+) -> None:
+    bench.inbox.open()
+    first, _ = bench.begin(workflow_id="a-workflow-s-own-id", **given)
+    second, _ = bench.plan(workflow_id="a-workflow-s-own-id")
+    assert [call.request.trace for call in (first, second)] == [trace, trace]
+
+
 def test_what_comes_before_the_start_is_kept_until_then(bench: Bench) -> None:
     bench.answer = "done"
     call, data = bench.begin(payload=1)
