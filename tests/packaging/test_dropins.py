@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.live.test_rights import HEAR, LEARN, REFUSALS, SPEAK, TOUCH
 from tests.packaging.debian import add_repository, apt_get
 from tests.support import MS, ROOT
 from tests.system.container import Container
@@ -371,6 +372,25 @@ def test_what_it_may_do_on_the_bus_is_what_it_says(board: Container) -> None:
     board.systemctl("stop", "alpha", "beta")
 
 
+def test_a_service_that_is_bad_is_refused_by_the_redis_of_this_release(board: Container) -> None:
+    """What tests/live/test_rights.py tries, one by one, with the Redis of the machine that runs the tests."""
+    board.run(["/usr/libexec/daebus/redis-users", "thief"])
+    tries = [*HEAR, *SPEAK, *LEARN, *TOUCH]
+    said = redis_as(board, "service-thief", tries)
+    assert [words for words, answer in zip(tries, said, strict=True) if not answer.startswith(REFUSALS)] == []
+    assert redis_as(board, "service-thief", [("SET", "thief:a", "1"), ("PUBLISH", "caller:x", "1")]) == ["OK", "0"]
+
+
+def redis_as(device: Container, user: str, commands: list[tuple[str, ...]]) -> list[str]:
+    """What Redis answers to one of its users, in one line for each command."""
+    environment = device.read(f"/run/daebus/redis/{user}.env")
+    password = environment.partition(f"unix://{user}:")[2].partition("@")[0]
+    program = ["env", f"REDISCLI_AUTH={password}", "redis-cli", "-s", "/run/redis-daebus/redis-server.sock"]
+    text = "".join(" ".join(map(json.dumps, words)) + "\n" for words in commands)
+    lines = device.run([*program, "--user", user], text=text).stdout.splitlines()
+    return [line for line in lines if line]
+
+
 def test_many_start_at_once(board: Container) -> None:
     names = [f"many{number}" for number in range(8)]
     for name in names:
@@ -380,6 +400,43 @@ def test_many_start_at_once(board: Container) -> None:
     assert [board.show(name, "NRestarts") for name in names] == ["0"] * 8
     board.systemctl("stop", *names)
     board.run(f"cd /opt/daebus && rm {' '.join(f'{name}.py' for name in names)} && systemctl daemon-reload")
+
+
+# --- the network ---
+
+OUTSIDE = ["--capability=CAP_BPF,CAP_NET_ADMIN,CAP_PERFMON", "--system-call-filter=bpf"]
+"""With this, systemd inside can filter the network, as on a device."""
+
+WAY_OUT = """
+import socket
+
+@app.route("/out")
+def out(req):
+    try:
+        return str(socket.create_connection(("10.9.9.9", 8120), 1).getpeername()[0])
+    except OSError as error:
+        return type(error).__name__
+"""
+SECOND_ADDRESS = """
+import fcntl, socket, struct, urllib.request as u
+request = struct.pack("16sHH4s8x", b"lo:1", socket.AF_INET, 0, socket.inet_aton("10.9.9.9"))
+with socket.socket() as one:
+    fcntl.ioctl(one, 0x8916, request)  # SIOCSIFADDR
+for port in (8120, 8121, 8122):
+    print(u.urlopen(f"http://10.9.9.9:{port}/out", timeout=10).read().decode())
+"""
+
+
+def test_whom_it_may_reach_and_who_reaches_it(fresh_root: Path, repository: Path) -> None:
+    """A port that systemd holds is for whom `http` says; where the service itself may go is `network`."""
+    with Container(fresh_root, OUTSIDE) as device:
+        add_repository(device, repository)
+        apt_get(device, "install", "python3-daebus")
+        for number, network in enumerate(("any", "device", "none")):
+            words = (f'http = "0.0.0.0:{8120 + number}"', f'network = "{network}"')
+            put(device, f"net-{network}", *words, more=PAGE + WAY_OUT)
+            device.systemctl("start", f"net-{network}")
+        assert device.python(SECOND_ADDRESS).stdout.split() == ["10.9.9.9", "TimeoutError", "OSError"]
 
 
 # --- how long the boot waits ---

@@ -153,7 +153,9 @@ class Container:
     Its files outlive `reboot` and `power_cut`, as on a device; they are gone at the end of the block.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, options: Sequence[str] = ()) -> None:
+        """`options` are further ones for systemd-nspawn."""
+        self._options = options
         self.name = f"daebus-{uuid.uuid4().hex[:8]}"
         self._root = root
         self._process: subprocess.Popen[bytes] | None = None
@@ -206,7 +208,7 @@ class Container:
     def _launch(self) -> subprocess.Popen[bytes]:
         launch = ["unshare", "--mount", "--propagation=private", "setpriv", "--pdeathsig=TERM", "sh", "-euc", LAUNCH]
         folders = [str(self._group), str(self._root), str(self.folder)]
-        nspawn = [*NSPAWN, f"--machine={self.name}", f"--directory={self.folder}/root"]
+        nspawn = [*NSPAWN, *self._options, f"--machine={self.name}", f"--directory={self.folder}/root"]
         environment = {
             **os.environ,
             "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
