@@ -211,7 +211,7 @@ os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(kinds)), **
 try:
     offered = offered_sockets()
 except ConfigurationError as error:
-    print(json.dumps({"error": str(error)}))
+    print(json.dumps({"error": str(error)}), flush=True)
     os._exit(0)  # without a word about what is left open
 print(json.dumps({
     "offered": [
