@@ -330,7 +330,7 @@ def open_pair(
     deadline = limit if deadline is None else min(limit, deadline)
     subscribed = open_link(settings, name, deadline)
     try:
-        early = _subscribe(subscribed, name, channels, globs, deadline)
+        early = subscribe(subscribed, name, channels, globs, deadline)
         return Pair(subscribed, open_link(settings, name, deadline), early)
     except TimeoutError:
         subscribed.close()
@@ -340,7 +340,7 @@ def open_pair(
         raise
 
 
-def _subscribe(link: Link, who: str, channels: list[str], globs: list[str], deadline: float) -> list[Any]:
+def subscribe(link: Link, who: str, channels: list[str], globs: list[str], deadline: float) -> list[Any]:
     """Subscribe, and wait until Redis has confirmed all of it; return the messages that came in between."""
     commands = [command("SUBSCRIBE", channel) for channel in channels]
     commands += [command("PSUBSCRIBE", glob) for glob in globs]

@@ -35,6 +35,7 @@ LAYERS = {
         "hub",
         "client",
         "aio",
+        "subscription",
         "workflow_caller",
         "scheduler",
         "threads",
@@ -46,7 +47,7 @@ LAYERS = {
         "gateway",
     ],
     "life": ["systemd", "endpoints", "connecting", "watchdog", "liaison", "service"],
-    "faces": ["http", "websocket", "app", "__init__"],
+    "faces": ["http", "websocket", "app", "__init__", "cli", "__main__"],
 }
 # `broadcast` and `cache` are views for users' code; what is behind them is imported when they are first used.
 ON_USE = {("context", "redispy"), ("context", "hub"), ("exchange", "staticfiles")}
@@ -59,7 +60,7 @@ PUBLIC = {
     "DaebusWorkflow", "HttpRequest", "HttpResponse", "PubSubRequest", "PubSubResponse", "WebSocketRequest",
     "WebSocketResponse", "broadcast", "cache", "direct_logger", "get_daemon", "logger", "request", "response",
 }  # fmt: skip
-HEAVY = ["h11", "wsproto", "redis", "asyncio", "http", "ssl", "uuid", "inspect", "dataclasses", "typing"]
+HEAVY = ["click", "h11", "wsproto", "redis", "asyncio", "http", "ssl", "uuid", "inspect", "dataclasses", "typing"]
 
 
 def rank(module: str) -> int:
@@ -80,7 +81,8 @@ def imports(module: str) -> Iterator[tuple[str, str]]:
         elif isinstance(node, ast.ImportFrom) and (node.level or node.module == "daebus"):
             names = [node.module] if node.level and node.module else [name.name for name in node.names]
             for name_of_ours in names:
-                yield "ours", name_of_ours.partition(".")[0]
+                head = name_of_ours.partition(".")[0]
+                yield "ours", "__init__" if head == "__version__" else head
         elif isinstance(node, ast.ImportFrom):
             yield sort_out(node.module or "")
 

@@ -49,7 +49,7 @@ def upstream_side(request: pytest.FixtureRequest) -> Side:
 
 
 DEBIANS_PYTHON = Path("/usr/bin/python3")
-LIBRARIES = "import h11, hiredis, redis, sdnotify, sys, wsproto; sys.exit(sys.version_info < (3, 11))"
+LIBRARIES = "import click, h11, hiredis, redis, sdnotify, sys, wsproto; sys.exit(sys.version_info < (3, 11))"
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +57,7 @@ def debian_side(own_side: Side) -> Side:
     """Our package on Debian's Python with Debian's libraries: the oldest versions that it must work with."""
     found = subprocess.run([DEBIANS_PYTHON, "-I", "-c", LIBRARIES], capture_output=True, check=False)
     if found.returncode:
-        skip_or_fail("Debian's python3-hiredis, python3-redis and python3-sdnotify are not installed")
+        skip_or_fail("Debian's python3-click, python3-hiredis, python3-redis and python3-sdnotify are not installed")
     return Side("debian", DEBIANS_PYTHON, own_side.pythonpath)
 
 

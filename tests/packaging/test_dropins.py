@@ -112,7 +112,7 @@ def test_the_commands_of_the_readme_lead_to_a_service(fresh_root: Path, reposito
         install, first, second = commands()
         device.run(["sh", "-euc", install], text="y\n", timeout=300_000 * MS)
         said = device.run(["sh", "-euc", first]).stdout
-        assert said.endswith("{'message': 'Hello, Ada!'}\n")
+        assert said.endswith('{"message": "Hello, Ada!"}\n')
         assert "Active: active (running)" in said
         assert "Service 'greeter' is ready" in said
         assert device.run(["sh", "-euc", second]).stdout.endswith("Hello, World!\n")
