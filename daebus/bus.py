@@ -7,6 +7,7 @@ than a health check allows, both are closed and a thread opens new ones, trying 
 
 from __future__ import annotations
 
+import errno
 import logging
 import select
 from collections import deque
@@ -46,6 +47,9 @@ OUTBOX_LIMIT = 16 * 1024 * 1024
 SMALL, RESERVE = 4096, 1024 * 1024
 """Bytes of an answer that counts as small, and bytes kept for those: they say that a large one was dropped."""
 
+STARVED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""Errors of connecting that say that something is used up here, and nothing of Redis."""
+
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds between attempts to connect."""
 
@@ -68,6 +72,7 @@ class Bus:
         self._asked = 0.0  # when it was last asked for a sign of life
         self.on_taken: Callable[[str], None]  # set before the connections are: our name was taken while we were away
         self._reconnecting: Thread | None = None
+        self._starved: str | None = None  # what this process lacks to connect
         self.on_change: list[Callable[[bool], None]] = []  # called on the reader: connected, or no longer
         self._lock = Lock()  # for writing to the publishing connection, and for its accounts
         self._outbox: list[bytes] = []
@@ -111,9 +116,11 @@ class Bus:
         return self._pair is not None
 
     @property
-    def is_mended(self) -> bool:
-        """Whether somebody is at work to have lost connections back."""
-        return self._reconnecting is not None and self._reconnecting.is_alive()
+    def hindrance(self) -> str | None:
+        """What keeps lost connections from coming back, if it is not Redis itself but something here. Any thread."""
+        if self._reconnecting is None or not self._reconnecting.is_alive():
+            return "Redis is away and nothing tries to have it back"
+        return self._starved
 
     @property
     def heard(self) -> float:
@@ -185,7 +192,8 @@ class Bus:
                 return
             except RedisUnavailable as error:
                 attempt += 1
-                level = logging.WARNING if isinstance(error, RedisRefused) else logging.DEBUG
+                self._starved = str(error) if error.errno in STARVED else None
+                level = logging.WARNING if self._starved or isinstance(error, RedisRefused) else logging.DEBUG
                 self._seldom.log(level, ("reconnect", str(error)), f"Not connected yet: {one_line(str(error))}")
                 pause.wait(backoff(attempt, FIRST_PAUSE, LONGEST_PAUSE))
             else:
@@ -206,6 +214,7 @@ class Bus:
             pair.close()
             return
         self.reconnections += 1
+        self._starved = None
         self.adopt(pair)
         logger.warning("Redis at %s is back; messages published meanwhile may have been missed", self.settings)
 

@@ -60,12 +60,14 @@ class Endpoints:
         self._doors: list[HttpDoor] = []
         self.sockets: Any = None
         self.network: Network
+        self._opened = False
 
     def open(self, engine: Engine, dispatcher: Dispatcher, bus: Bus, offered: Sequence[Offered] = ()) -> None:
         """Listen: at the sockets that systemd offers, or if there are none at the ports of the settings.
 
         Raises `ConfigurationError` if a port cannot be had, `DeclarationError` for a bad route.
         """
+        self._opened = True
         limits = self._http.limits if self._http is not None else Limits()
         self.network = Network(engine, limits.max_connections, limits.write_timeout, _refusal())
         try:
@@ -117,6 +119,8 @@ class Endpoints:
             self._http.port = ports["http"][0] if ports["http"] else self._http.port
         if self._websocket is not None:
             served = "websocket" if shares.get("websocket") else "http"
+            if extra is not None and served == "http":
+                logger.warning("systemd holds no socket for the WebSocket's port %d: clients use that of HTTP", extra)
             self._websocket.actual_port = next(iter(ports[served]), self._websocket.actual_port)
         return {port for some in ports.values() for port in some}
 
@@ -185,7 +189,7 @@ class Endpoints:
         """Take nothing more. On the reader."""
         graceful = self.is_held
         for door in self._doors:
-            door.stopping, door.graceful = True, graceful
+            door.stopping, door.graceful, door.finishing = True, graceful, graceful
         if self.sockets is not None:
             self.sockets.stop()
         self.network.stop_listening()
@@ -207,14 +211,18 @@ class Endpoints:
         return streams + clients + waited_for
 
     def give_up(self) -> None:
-        """Cut streams that do not end. On the reader."""
+        """Cut streams that do not end, and requests that do not arrive. On the reader."""
+        for door in self._doors:
+            door.finishing = False
+        self.network.say_stopping()
         for door in self._doors:
             for call in list(door.streams):
                 call.client_gone()
 
     def close(self) -> None:
         """Close all connections. Before the reader stops."""
-        self.network.close(CLOSE_LIMIT)
+        if self._opened:
+            self.network.close(CLOSE_LIMIT)
 
 
 def _refusal() -> bytes:

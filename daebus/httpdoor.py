@@ -119,6 +119,7 @@ class HttpDoor:
         self.admitted = False  # whether handlers may run: the service has started
         self.stopping = False
         self.graceful = False  # stopping, but each open connection may ask once more
+        self.finishing = False  # stopping, but bodies that are on their way may arrive
         self.streams: set[HttpCall] = set()
         self.body_bytes = 0  # held by unfinished bodies
         self.disk_bytes = 0  # in their temporary files
@@ -377,7 +378,9 @@ class HttpConnection:
     @property
     def awaits_last(self) -> bool:
         """See `net.Protocol`."""
-        return self._door.graceful and not self._busy and not self.connection.closed
+        door = self._door
+        waits = door.graceful or (door.finishing and self._body is not None)
+        return waits and not self._busy and not self.connection.closed
 
     def stopping(self) -> None:
         """Take no further request, but answer one that has come already."""

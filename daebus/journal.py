@@ -30,6 +30,9 @@ longer is cut in the middle, where tracebacks repeat themselves."""
 FIELD_LIMIT = 2000
 """Characters of every other field."""
 
+EXTRA_LIMIT = 20
+"""Fields of a program's own, so that a record fits into a datagram (212,992 bytes, net.core.wmem_default)."""
+
 _USUAL = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None)))
 _USUAL |= {"message", "asctime", "taskName", DETAILS, LAST}
 _formatter = logging.Formatter()
@@ -87,7 +90,8 @@ def fields(record: logging.LogRecord, service: str) -> dict[str, object]:
 
     `extra` adds fields and replaces none: `extra={"priority": "low"}` is about something else than ours.
     """
-    found: dict[str, object] = {key.upper(): value for key, value in vars(record).items() if key not in _USUAL}
+    further = [(key.upper(), value) for key, value in vars(record).items() if key not in _USUAL]
+    found: dict[str, object] = dict(further[:EXTRA_LIMIT])
     found |= {
         "MESSAGE": _cut("\n".join(lines_of(record, _formatter))),
         "PRIORITY": priority(record.levelno),

@@ -151,6 +151,11 @@ class Reload:
         self._runs = False
         self._again = False
 
+    @property
+    def runs(self) -> bool:
+        """Whether one is under way. Any thread."""
+        return self._runs
+
     def begin(self) -> None:
         """Reload, or do so once more when the reload that runs has ended. Main thread."""
         with self._lock:

@@ -202,7 +202,9 @@ def open_link(settings: RedisSettings, name: str, deadline: float) -> Link:
         raise RedisUnavailable(f"Redis at {settings} does not answer") from None
     except OSError as error:
         _close(sock)
-        raise RedisUnavailable(f"Redis at {settings} cannot be reached: {_why(error)}") from None
+        unreachable = RedisUnavailable(f"Redis at {settings} cannot be reached: {_why(error)}")
+        unreachable.errno = error.errno
+        raise unreachable from None
     return link
 
 

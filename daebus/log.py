@@ -94,13 +94,19 @@ class Unblocked(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Pass the record on, or count it as dropped. Runs under the handler's lock."""
         try:
-            data = self.encoded(record)
+            data = self._encoded(record)
             if self._dropped and self.put(self.encoded(_dropped_record(self._dropped))):
                 self._dropped = 0
             if not self.put(data):
                 self._dropped += 1
-        except Exception:  # noqa: BLE001 - a log call must not fail the code that logs (a bad format string, say)
+        except Exception:  # noqa: BLE001 - a log call must not fail the code that logs
             self._dropped += 1
+
+    def _encoded(self, record: logging.LogRecord) -> bytes:
+        try:
+            return self.encoded(record)
+        except Exception as error:  # noqa: BLE001 - as above: whatever is wrong with a record is said in its place
+            return self.encoded(_broken_record(record, error))
 
     def encoded(self, record: logging.LogRecord) -> bytes:
         """Return the bytes that a record becomes."""
@@ -109,6 +115,15 @@ class Unblocked(logging.Handler):
     def put(self, data: bytes) -> bool:
         """Pass bytes on, without waiting; False if they are not taken now."""
         raise NotImplementedError
+
+
+def _broken_record(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
+    """Return what is said in place of a record that cannot be written: a wrong format string, say."""
+    text = "A log call cannot be written (%s): %s"
+    why = (type(error).__name__, str(error)[:200])
+    return logging.LogRecord(
+        record.name, logging.ERROR, record.pathname, record.lineno, text, why, None, record.funcName
+    )
 
 
 def _dropped_record(count: int) -> logging.LogRecord:

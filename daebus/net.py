@@ -445,8 +445,11 @@ class Listener:
         return f"unix:{self.host}" if self.is_unix else _with_port((self.host, self.port))
 
     def is_neglected(self, taken: int) -> bool:
-        """Whether connections wait though none was taken since so many were. Any thread."""
-        return not self.paused and self.taken == taken and _somebody_waits(self.socket)
+        """Whether connections wait though none was taken since so many were. Any thread.
+
+        That there is no descriptor for them is no excuse: what never gives one back has a leak.
+        """
+        return self.taken == taken and _somebody_waits(self.socket)
 
 
 class HeldListener(Listener):
@@ -718,30 +721,32 @@ class Echo:
         near.setblocking(False)
         self._connection = Connection(network, near, "the watchdog", None)
         self._connection.protocol = self
-        self._owed = 0  # answers
-        self._unread = 0  # bytes that have not arrived at the near end
+        self._asked = 0  # bytes sent; counted on the reader alone
+        self._heard = 0  # those that have arrived at the near end; on the reader, too
+        self._answered = 0  # those that have come back; on the asking thread alone
         network.engine.watch_socket(near.fileno(), select.EPOLLIN, self._connection.on_event)
 
     def ask(self) -> None:
         """Send a byte that is to come back. On the reader."""
-        self._unread += 1
         try:
-            self._owed += self._far.send(b"?")
-        except OSError:  # so many were sent that no more fit
-            self._owed += 1
+            self._asked += self._far.send(b"?")
+        except BlockingIOError:  # so many wait to be answered that no more fit
+            pass
+        except OSError:  # it is closed: this one will never come back
+            self._asked += 1
 
     @property
     def heard(self) -> bool:
         """Whether all have been read. Any thread."""
-        return self._unread == 0
+        return self._heard == self._asked
 
     def answered(self) -> bool:
         """Whether all have come back. One thread at a time."""
         try:
-            self._owed -= len(self._far.recv(4096))
+            self._answered += len(self._far.recv(4096))
         except OSError:  # none has
             pass
-        return self._owed == 0
+        return self._answered == self._asked
 
     def close(self) -> None:
         """Close both ends. On the reader."""
@@ -752,7 +757,7 @@ class Echo:
 
     def received(self, data: bytes) -> Iterable[Item]:
         """Have the engine send it back."""
-        self._unread -= len(data)
+        self._heard += len(data)
         return ((None, self._plan, "watchdog", data),)
 
     def _plan(self, _work: object, _channel: str, data: bytes) -> None:

@@ -64,6 +64,9 @@ IMPATIENCE = 1.0
 
 DRAIN_TICK = 0.005
 
+TASK_LOOK = 0.05
+"""Seconds between two looks whether the task that keeps an idle service has ended."""
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -286,10 +289,13 @@ class Service:
         if idle.limit is None:
             return None
         left = idle.left(now, self.dispatcher.counts.received, self._at_work())
-        if left <= 0:
-            logger.info("Nothing has come for %g s: leaving until something does", idle.limit)
-            self._stop_asked = True
-        return left
+        if left > 0:
+            return left
+        if self._running_tasks():
+            return TASK_LOOK
+        logger.info("Nothing has come for %g s: leaving until something does", idle.limit)
+        self._stop_asked = True
+        return None
 
     def _at_work(self) -> int:
         """What keeps an idle service: handlers, streams, clients. What the reader does at the moment is counted as it
@@ -454,11 +460,15 @@ class Service:
 
     def _wait_for_threads(self, deadline: float) -> None:
         left = self.threads.stop_all(deadline)
-        while self._scheduler is not None and self._scheduler.running and monotonic() < deadline:
+        while (running := self._running_tasks()) and monotonic() < deadline:
             self._sleep(DRAIN_TICK)
-        left += self._scheduler.running if self._scheduler is not None else []
+        left += running
         if left:
             logger.warning("Threads or tasks that did not end in time: %s", ", ".join(map(one_line, left)))
+
+    def _running_tasks(self) -> list[str]:
+        tasks = self._scheduler.running if self._scheduler is not None else []
+        return [*tasks, "on_reload"] if self._reload.runs else tasks
 
     def _wait_sent(self) -> None:
         deadline = monotonic() + CONFIRM_LIMIT

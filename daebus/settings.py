@@ -9,6 +9,9 @@ from .errors import ConfigurationError
 PACKAGED_SOCKET = "/run/redis-daebus/redis-server.sock"
 """The socket of the Redis instance that Debian's package of Daebus sets up."""
 
+PACKAGE = "/usr/libexec/daebus/redis-users"
+"""A file of that package: where it is installed the instance is meant, also while it is not running."""
+
 PACKAGED_LOGIN = "/run/daebus/redis/service.env"
 """How one logs in there, in the form of an environment file."""
 
@@ -70,7 +73,7 @@ def redis_settings(host: str | None = None, port: int | None = None, url: str | 
     from_environment = os.environ.get("DAEBUS_REDIS_URL")
     if from_environment:
         return parse_url(from_environment, "DAEBUS_REDIS_URL")
-    if os.path.exists(PACKAGED_SOCKET):
+    if os.path.exists(PACKAGED_SOCKET) or os.path.exists(PACKAGE):
         return _packaged()
     return RedisSettings()
 

@@ -7,7 +7,10 @@ theirs (sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3)).
 from __future__ import annotations
 
 import os
+import select
 import socket
+from stat import S_ISSOCK
+from time import monotonic
 
 from .errors import ConfigurationError
 from .log import logger
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
 
 FIRST_FD = 3
 """Where inherited sockets begin (sd_listen_fds(3))."""
+
+MUST_ARRIVE = ("READY=1", "RELOADING=1", "STOPPING=1")
+PATIENCE = 1.0
+"""Seconds that systemd has to take one of those."""
 
 _TAKEN = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
@@ -43,12 +50,14 @@ class Notifier:
         return self._notifier is not None
 
     def tell(self, *states: str) -> None:
-        """Send states such as `READY=1`, in one datagram."""
-        if self._notifier is None or os.getpid() != self._pid:
+        """Send states such as `READY=1`, in one datagram. What changes the unit's state is waited with for a moment if
+        systemd can take nothing now; a status or a sign of life is left out."""
+        if self._notifier is None or self._notifier.socket is None or os.getpid() != self._pid:
             return
+        data = "\n".join(states).encode("utf-8", "backslashreplace")
+        patience = PATIENCE if states[0] in MUST_ARRIVE else 0.0
         try:
-            text = "\n".join(states)
-            self._notifier.notify(text.encode("utf-8", "backslashreplace").decode("latin-1"))  # as which it is sent
+            _send(self._notifier.socket, data, monotonic() + patience)
         except OSError as error:
             logger.debug("systemd could not be told %s: %s", states, error)
 
@@ -59,6 +68,19 @@ class Notifier:
     def give_back(self) -> None:
         """Put them back: the service has ended, and the program may run another."""
         os.environ.update(self._kept)
+
+
+def _send(systemd: socket.socket, data: bytes, deadline: float) -> None:
+    """Send a datagram, until the deadline (monotonic seconds) if need be. Raises `OSError` if it cannot be."""
+    poll = select.poll()
+    poll.register(systemd, select.POLLOUT)
+    while True:
+        try:
+            systemd.send(data)
+            return
+        except BlockingIOError:
+            if not poll.poll(max(0.0, deadline - monotonic()) * 1000):
+                raise
 
 
 def _watchdog_seconds() -> float | None:
@@ -86,7 +108,7 @@ class Offered:
     def __str__(self) -> str:
         address = self.socket.getsockname()
         if self.port is None:
-            return f"{self.name!r} ({address!r})"
+            return f"{self.name!r} ({os.fsdecode(address)!r})"
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         return f"{self.name!r} ({host}:{self.port})"
 
@@ -100,7 +122,16 @@ def offered_sockets() -> list[Offered]:
     for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         os.environ.pop(name, None)
     number = int(count) if count.isdecimal() else 0
-    return [_offered(FIRST_FD + each, names[each] if each < len(names) else "") for each in range(number)]
+    descriptors = [(FIRST_FD + each, names[each] if each < len(names) else "") for each in range(number)]
+    return [_offered(descriptor, name) for descriptor, name in descriptors if not _is_file(descriptor)]
+
+
+def _is_file(descriptor: int) -> bool:
+    """Whether systemd passes something else than a socket (`OpenFile=`, say), which is the program's own affair."""
+    try:
+        return not S_ISSOCK(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False
 
 
 def _offered(descriptor: int, name: str) -> Offered:
@@ -123,8 +154,10 @@ def share_out(offered: Iterable[Offered], doors: dict[str, int]) -> dict[str, li
     """Return which sockets each door gets. `doors` has the port that each would open by itself.
 
     A socket goes to the door that its name says (`FileDescriptorName=http`), else to the one of its port, else to the
-    only door that has none yet. Raises `ConfigurationError` for one that fits none.
+    only door there is, or that has none yet. Raises `ConfigurationError` for one that fits none.
     """
+    if len(doors) == 1:
+        return {door: list(offered) for door in doors}
     shares: dict[str, list[Offered]] = {door: [] for door in doors}
     by_port = {port: door for door, port in doors.items()}
     rest = []

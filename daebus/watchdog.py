@@ -187,14 +187,14 @@ class ReaderLeg:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._legs: list[Leg] = []
-        self._came = False
+        self._came = 0  # the round for which the reader came last
         self._failed = False
         self._rung = False
         self._round = 0
 
     def start_round(self, legs: list[Leg]) -> None:
         """Have the reader begin all checks. On the watchdog's thread."""
-        self._legs, self._came = legs, False
+        self._legs = legs
         self._round += 1
         number = self._round
         self._rung = self._engine.soon_if_free(lambda: self._begin_all(number), self.TURN)
@@ -209,14 +209,14 @@ class ReaderLeg:
             self._failed = False
         except Exception:  # noqa: BLE001 - must not end the reader; a check that has not begun does not pass
             logger.error("A check of the watchdog failed; this is a defect of Daebus", exc_info=True)
-        self._came = True
+        self._came = number
 
     def begin(self) -> None:
         """Nothing: that it is called is the check."""
 
     def trouble(self) -> str | None:
         """See `Leg`."""
-        if self._came:
+        if self._came == self._round:
             return "a check cannot begin" if self._failed else None
         return "the sockets are not read" if self._rung else "the engine's lock is held, so nothing can run"
 
@@ -265,7 +265,7 @@ class BusLeg:
         """See `Leg`."""
         bus = self._bus
         if not bus.connected:
-            return None if bus.is_mended else "Redis is away and nothing tries to have it back"
+            return bus.hindrance
         if self._answered == self._number or bus.reconnections != self._connections or self._refused:
             return None
         if bus.sought is None and bus.engine.works_off(self._begun):

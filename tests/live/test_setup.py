@@ -122,7 +122,10 @@ def test_an_unknown_target_is_refused(setup: Setup) -> None:
 
 # --- containers ---
 
-TOOLS = ("redis-server", "chromium", "systemd-nspawn", "mmdebstrap", "ip")
+TOOLS = (
+    "redis-server", "chromium", "systemd-nspawn", "mmdebstrap", "ip", "piuparts",
+    "dpkg-checkbuilddeps", "lintian", "apt-ftparchive", "gpg", "gpg-agent", "gpgconf",
+)  # fmt: skip
 MAKE_ROOT = 'echo "$1" >>"$LOG"; [ "$1" != "$UNBUILDABLE" ]'
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import select
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -236,3 +239,28 @@ def test_several_may_hear_one_channel_or_one_glob() -> None:
     ]  # fmt: skip
     assert [plan for _work, plan, _channel, _data in items] == [heard, first, second, heard, first, own]
     assert list(line.bus._names) == ["svc", "news", "s.*"]
+
+
+def test_what_lacks_here_to_connect_is_told_apart_from_a_redis_that_is_away(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Out of descriptors no waiting helps, so the watchdog must learn of it, and the journal why."""
+    errors = [errno.ECONNREFUSED, errno.EMFILE]
+    found: list[str | None] = []
+
+    def connect() -> Pair:
+        found.append(bus.hindrance)
+        if not errors:
+            bus._closing = True
+        number = errors.pop(0) if errors else 0
+        error = RedisUnavailable(f"no connection: {os.strerror(number)}")
+        error.errno = number
+        raise error
+
+    monkeypatch.setattr(bus, "_connect_and_claim", connect)
+    bus._reconnecting = Thread(target=bus._reconnect)
+    bus._reconnecting.start()
+    bus._reconnecting.join()
+    assert found == [None, None, "no connection: Too many open files"]
+    assert caplog.messages == ["Not connected yet: no connection: Too many open files"]
+    assert bus.hindrance == "Redis is away and nothing tries to have it back"

@@ -699,9 +699,9 @@ def test_a_service_with_routes_wants_a_socket_for_them(units: Units, bench: Benc
     assert one.socket.fileno() == -1
 
 
-def test_a_socket_that_fits_no_door_is_refused(units: Units, bench: Bench) -> None:
-    with pytest.raises(ConfigurationError, match="nothing here listens there; say in"):
-        bench.start(units.tcp("http"), units.tcp("other"))
+def test_the_only_door_serves_all_sockets(units: Units, bench: Bench) -> None:
+    bench.start(units.tcp("http"), units.tcp("other"))
+    assert len(bench.endpoints.addresses) == 2
 
 
 def test_connections_wait_at_a_held_port_until_the_service_has_started(units: Units, bench: Bench) -> None:

@@ -278,8 +278,8 @@ def test_each_wish_in_the_unit() -> None:
     ("network", "families", "denied", "allowed"),
     [
         ("none", ["AF_UNIX"], ["any"], []),
-        ("device", ["AF_UNIX AF_INET AF_INET6"], ["any"], ["localhost"]),
-        ("any", ["AF_UNIX AF_INET AF_INET6"], [], []),
+        ("device", ["AF_UNIX AF_INET AF_INET6 AF_NETLINK"], ["any"], ["localhost"]),
+        ("any", ["AF_UNIX AF_INET AF_INET6 AF_NETLINK"], [], []),
     ],
 )
 def test_whom_it_may_talk_to(network: str, families: list[str], denied: list[str], allowed: list[str]) -> None:

@@ -21,7 +21,7 @@ from daebus import journal
 from daebus.context import current
 from daebus.exchange import HttpRequest
 from daebus.http1 import read_head
-from daebus.journal import FIELD_LIMIT, TEXT_LIMIT, JournalHandler, encode, fields
+from daebus.journal import EXTRA_LIMIT, FIELD_LIMIT, TEXT_LIMIT, JournalHandler, encode, fields
 from daebus.log import DETAILS, LAST, StderrHandler, install, logger
 from tests.calls import Bench, message
 from tests.support import ROOT
@@ -341,7 +341,19 @@ def test_a_record_that_cannot_be_written_does_not_fail_who_logs(handler: Journal
     handler.handle(record("%d", "no number"))
     handler.handle(record(extra={"detail": Shy()}))
     handler.handle(record("next"))
-    assert journald.messages() == ["2 log lines were dropped: nobody read them", "next"]
+    first, second, third = journald.entries()
+    why = "%d format: a real number is required, not str"
+    assert first["MESSAGE"] == f"A log call cannot be written (TypeError): {why}"
+    assert (first["CODE_FILE"], first["PRIORITY"]) == ("/srv/file.py", "3")
+    assert second["MESSAGE"] == "A log call cannot be written (ValueError): "
+    assert third["MESSAGE"] == "next"
+
+
+def test_of_very_many_fields_the_first_are_kept(handler: JournalHandler, journald: Journald) -> None:
+    """So that a record fits into a datagram, however much a program has to say."""
+    handler.handle(record(extra={f"field_{number}": "x" * 5000 for number in range(200)}))
+    (entry,) = journald.entries()
+    assert sum(name.startswith("FIELD_") for name in entry) == EXTRA_LIMIT
 
 
 def test_the_error_id_of_a_failure_is_a_field(handler: JournalHandler, journald: Journald) -> None:

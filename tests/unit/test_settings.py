@@ -178,3 +178,16 @@ def test_settings_that_differ_in_anything_have_different_keys() -> None:
     ]
     assert len({each.key for each in different}) == len(different)
     assert RedisSettings("h").key == RedisSettings("h").key
+
+
+def test_where_the_package_is_installed_its_redis_is_meant_even_while_it_is_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that starts while it is restarted must not wait at another one for ever."""
+    monkeypatch.delenv("DAEBUS_REDIS_URL", raising=False)
+    monkeypatch.setattr(settings, "PACKAGED_SOCKET", str(tmp_path / "redis.sock"))
+    monkeypatch.setattr(settings, "PACKAGED_LOGIN", str(tmp_path / "service.env"))
+    monkeypatch.setattr(settings, "PACKAGE", str(tmp_path / "redis-users"))
+    assert redis_settings().path is None
+    (tmp_path / "redis-users").touch()
+    assert redis_settings().path == str(tmp_path / "redis.sock")

@@ -273,7 +273,12 @@ def test_what_is_for_another_process_is_not_taken(passes: Any, variables: dict[s
     assert passes("tcp", **variables)["offered"] == []
 
 
-@pytest.mark.parametrize("kind", ["datagram", "connected", "unbound", "packets", "file", "closed"])
+def test_what_is_no_socket_is_left_to_the_program(passes: Any) -> None:
+    """`OpenFile=`, or what is in systemd's store of descriptors."""
+    assert [one[0] for one in passes("file", "tcp", LISTEN_FDNAMES="conf:http")["offered"]] == ["http"]
+
+
+@pytest.mark.parametrize("kind", ["datagram", "connected", "unbound", "packets", "closed"])
 def test_what_is_no_listening_socket_is_refused_and_named(passes: Any, kind: str) -> None:
     assert passes("tcp", kind, LISTEN_FDNAMES="http:odd")["error"] == (
         "systemd passes 'odd' (descriptor 4), which is no socket that listens for connections: "
@@ -341,12 +346,6 @@ def test_a_door_may_have_none() -> None:
             "'x.socket' (0.0.0.0:80)",
             f"say in the .socket unit which it is: {EITHER}",
         ),
-        (
-            [held("http", 80), held("a", 81), held("b", None)],
-            {"http": 8080},
-            "'a' (0.0.0.0:81), 'b' ('/run/s')",
-            "say in the .socket unit which it is: FileDescriptorName=http (port 8080)",
-        ),
         ([held("http", 80)], {}, "'http' (0.0.0.0:80)", "attach DaebusHttp(), or stop that unit"),
     ],
 )
@@ -356,6 +355,11 @@ def test_what_fits_no_door_or_several_is_refused_and_it_is_said_what_to_do(
     with pytest.raises(ConfigurationError) as caught:
         share_out(offered, doors)
     assert str(caught.value) == f"systemd passes {what}, and nothing here listens there; {hint}"
+
+
+def test_the_only_door_gets_all() -> None:
+    offered = [held("a", 81), held("http", 80), held("b", None)]
+    assert share_out(offered, {"http": 8080}) == {"http": offered}
 
 
 offers = st.builds(held, st.sampled_from(["http", "websocket", "", "x.socket"]), st.sampled_from([None, 8080, 8081, 9]))

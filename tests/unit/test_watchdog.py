@@ -559,13 +559,17 @@ def test_connections_that_wait_until_the_service_has_started_pass(bench: Bench, 
     assert passes(bench.check(leg))
 
 
-def test_a_listener_that_pauses_passes(bench: Bench, door: Door) -> None:
-    """For want of descriptors: that is known, and ends by itself."""
+def test_a_listener_that_pauses_does_not_pass_while_somebody_waits(bench: Bench, door: Door) -> None:
+    """For want of descriptors, of which some come back if there is no leak: then it takes whoever waits."""
     door.serve()
     leg = HttpLeg(bench.network)
     bench.on_reader(lambda: bench.network._pause(door.listener, "no descriptors"))
-    door.knock()
     assert passes(bench.check(leg))
+    door.knock()
+    bench.check(leg)
+    wait_for(lambda: "are not accepted" in str(leg.trouble()), SOON)
+    bench.on_reader(lambda: bench.network._check(0.0))
+    wait_for(lambda: passes(leg), SOON)
 
 
 def test_a_selector_that_does_not_hear_connections_does_not_pass(bench: Bench, door: Door) -> None:
@@ -771,7 +775,8 @@ class FakeBus:
     """The bus as the leg sees it."""
 
     def __init__(self) -> None:
-        self.connected = self.is_mended = True
+        self.connected = True
+        self.hindrance: str | None = None
         self.full = False
         self.reconnections = 0
         self.heard = 0.0
@@ -945,8 +950,8 @@ def test_a_redis_that_is_away_is_no_fault_of_ours_while_it_is_looked_for(path: P
     assert path.bus.sent == []
     path.now += 3600
     assert path.leg.trouble() is None
-    path.bus.is_mended = False
-    assert path.leg.trouble() == "Redis is away and nothing tries to have it back"
+    path.bus.hindrance = "Redis is away and nothing tries to have it back"
+    assert path.leg.trouble() == path.bus.hindrance
 
 
 def test_a_redis_that_went_and_came_takes_its_probe_along(path: Path) -> None:
