@@ -295,7 +295,7 @@ class Service:
             return TASK_LOOK
         logger.info("Nothing has come for %g s: leaving until something does", idle.limit)
         self._stop_asked = True
-        return None
+        return 0.0
 
     def _at_work(self) -> int:
         """What keeps an idle service: handlers, streams, clients. What the reader does at the moment is counted as it
