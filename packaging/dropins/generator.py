@@ -122,6 +122,8 @@ def make_all(root: str, guard: Guard) -> Made:
 def _make(made: Made, guard: Guard, candidate: Candidate) -> None:
     source = f"{folder.FOLDER}/{candidate.entries[0]}"
     unit = f"daebus-{folder.safe_name(candidate.name)}"
+    if folder.unit_of_another(unit, made.root, units.MARK):  # a unit of our own package must not be hidden
+        unit = f"daebus-refused-{folder.safe_name(candidate.name)}"
     try:
         folder.check_name(candidate.name)
         if other := folder.unit_of_another(candidate.name, made.root, units.MARK):

@@ -57,7 +57,13 @@ def wishes(text: str) -> Wishes:
     return check(_table(text))
 
 
+MOST_MARKS, LONGEST_BLOCK = 20, 8 * 1024
+"""Lines that begin as a block does, and characters of a block: the boot must not wait for a file of nothing else."""
+
+
 def _table(text: str) -> dict[str, Any]:
+    if text.count("# /// ") > MOST_MARKS:
+        raise Refused(f"it has more than {MOST_MARKS} lines '# /// ...'")
     blocks = [found for found in re.finditer(BLOCK, text) if found["type"] == "script"]
     if len(blocks) > 1:
         raise Refused("it has two blocks '# /// script'; one is allowed")
@@ -68,6 +74,8 @@ def _table(text: str) -> dict[str, Any]:
             )
         return {}
     content = "".join(line[2:] if line.startswith("# ") else line[1:] for line in blocks[0]["content"].splitlines(True))
+    if len(content) > LONGEST_BLOCK:
+        raise Refused(f"its block '# /// script' has more than {LONGEST_BLOCK:,} characters")
     return _daebus_table(content)
 
 

@@ -675,3 +675,11 @@ def test_without_scripts_nothing_is_imported_that_costs_time() -> None:
     )
     command = [sys.executable, "-IS", "-c", program, str(ROOT / "packaging")]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_a_script_of_nothing_but_marks_or_dots_does_not_delay_the_boot() -> None:
+    """Their parsing would take the square of their number."""
+    with pytest.raises(Refused, match="more than 20 lines"):
+        metadata.wishes("# /// script\n" * 80_000)
+    with pytest.raises(Refused, match="more than 8,192 characters"):
+        metadata.wishes(f"# /// script\n# {'a.' * 20_000}a = 1\n# ///\n")
