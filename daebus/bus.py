@@ -7,7 +7,6 @@ than a health check allows, both are closed and a thread opens new ones, trying 
 
 from __future__ import annotations
 
-import errno
 import logging
 import select
 from collections import deque
@@ -17,7 +16,7 @@ from time import monotonic
 
 from .claim import claim
 from .errors import NameTaken, RedisRefused, RedisUnavailable
-from .link import ReplyError, open_pair, way_out
+from .link import STARVED, ReplyError, open_pair, way_out
 from .log import Seldom, logger, one_line
 from .names import is_glob, shown
 from .resp import MULTI, PING, command, deliver, publish
@@ -46,9 +45,6 @@ OUTBOX_LIMIT = 16 * 1024 * 1024
 
 SMALL, RESERVE = 4096, 1024 * 1024
 """Bytes of an answer that counts as small, and bytes kept for those: they say that a large one was dropped."""
-
-STARVED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-"""Errors of connecting that say that something is used up here, and nothing of Redis."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds between attempts to connect."""

@@ -218,8 +218,12 @@ class Engine:
     def ring(self) -> None:
         """Wake the reader if it waits. Any thread."""
         with self._lock:
-            if self._bell >= 0:
-                os.eventfd_write(self._bell, 1)
+            self._strike()
+
+    def _strike(self) -> None:
+        """Sound the bell, unless the engine has ended (under the lock)."""
+        if self._bell >= 0:
+            os.eventfd_write(self._bell, 1)
 
     def soon_if_free(self, errand: Callable[[], None], seconds: float) -> bool:
         """Do what `soon` does; False, and perhaps undone, if the engine's lock is not to be had within so long."""
@@ -227,8 +231,7 @@ class Engine:
         if not self._lock.acquire(timeout=seconds):
             return False
         try:
-            if self._bell >= 0:
-                os.eventfd_write(self._bell, 1)
+            self._strike()
         finally:
             self._lock.release()
         return True

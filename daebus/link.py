@@ -6,6 +6,7 @@ that subscribes and one that publishes.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -30,6 +31,9 @@ CONNECT_LIMIT = 2.0
 
 PATIENCE = 0.001
 """Seconds that `Link.receive_soon` waits. The kernel may round it up to its own tick (4 ms)."""
+
+STARVED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""Errors that say that something is used up here, on whichever side of a connection."""
 
 CHUNK = 65536
 _REFUSALS = (

@@ -16,6 +16,7 @@ from threading import Event, Lock
 from time import monotonic
 
 from .errors import ConfigurationError
+from .link import STARVED
 from .log import Seldom, logger
 
 TYPE_CHECKING = False
@@ -81,8 +82,6 @@ ACCEPTS = 64
 
 UNSENT_LIMIT = 64 * 1024 * 1024
 """Bytes that may wait to be sent on all connections together; beyond, those that owe most are closed."""
-
-FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 _OPEN, _CLOSING, _LINGERING, _CLOSED = range(4)
 
@@ -579,7 +578,7 @@ class Network:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno not in FULL:
+                if error.errno not in STARVED:
                     continue  # the client has gone again
                 if not _somebody_waits(listener.socket):
                     return  # without a descriptor, accept fails all the same

@@ -282,7 +282,7 @@ class Service:
             if self._reload_asked:
                 self._reload_asked = False
                 self._reload.begin()
-            self._sleep(min((due for due in dues if due is not None), default=None))
+            self._sleep(_soonest(*dues))
 
     def _look_whether_idle(self, idle: _Idle, now: float) -> float | None:
         """Stop when nothing has come for long enough, if that is wanted; return the seconds until it may be so."""
@@ -375,7 +375,7 @@ class Service:
         attempt.start()
         while not attempt.done and not self._stop_asked and self._failure is None:
             extend = self._liaison.wait_for_redis(str(self.settings), monotonic())
-            self._sleep(_sooner(extend, self.engine.watch()))
+            self._sleep(_soonest(extend, self.engine.watch()))
         attempt.given_up = True
         if attempt.error is not None:
             raise StartFailed(str(attempt.error))
@@ -547,7 +547,6 @@ def _exit_now(status: int, what: str) -> None:
     os._exit(status)
 
 
-def _sooner(one: float | None, other: float | None) -> float | None:
-    if one is None or other is None:
-        return one if other is None else other
-    return min(one, other)
+def _soonest(*seconds: float | None) -> float | None:
+    """Return the shortest of several waits; None, which is no limit, if none of them has one."""
+    return min((one for one in seconds if one is not None), default=None)
