@@ -65,7 +65,9 @@ def census(settings: RedisSettings, names: Iterable[str], question: str, limit: 
     found = ask(settings, names, question, limit)
     usable = is_stats if question == STATS else is_identity
     return [
-        Census(name, sorted(filter(usable, answers), key=lambda answer: (answer["host"], answer["pid"])), answers.present)
+        Census(
+            name, sorted(filter(usable, answers), key=lambda answer: (answer["host"], answer["pid"])), answers.present
+        )
         for name, answers in found.items()
     ]
 

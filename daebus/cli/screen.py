@@ -10,12 +10,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from types import FrameType
-    from typing import Self
+    from typing import Any, Self
 
 STDIN, STDOUT = 0, 1
 
 PLAIN, BOLD, DIM, RED, GREEN, YELLOW, REVERSE = "", "1", "2", "31", "32", "33", "7"
 """Styles, as the numbers that a terminal knows them by."""
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 CUT_HERE = "…"
@@ -92,30 +94,35 @@ class Screen:
 
     def __init__(self) -> None:
         self._keys = os.isatty(STDIN)
-        self._modes: list[int | list[bytes | int]] | None = None
-        self._before: dict[int, object] = {}
+        self._modes: list[Any] | None = None
+        self._before: dict[int, Any] = {}
+        self._held: set[int] = set()
         self._woken, self._waker = os.pipe()
         for descriptor in (self._woken, self._waker):
             os.set_blocking(descriptor, False)
 
     def __enter__(self) -> Self:
+        self._held = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # one that comes now is taken within the block
         for number in (signal.SIGTERM, signal.SIGHUP):
             self._before[number] = signal.signal(number, _end)
         self._before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, self._pause)
         self._before[signal.SIGWINCH] = signal.signal(signal.SIGWINCH, _nothing)
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         self._take()
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._held)
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # a second Ctrl-C must not stop this half way
         try:
             self._give_back()
         finally:
             signal.set_wakeup_fd(-1)
             for number, handler in self._before.items():
-                signal.signal(number, handler)  # type: ignore[arg-type]
+                signal.signal(number, handler)
             os.close(self._woken)
             os.close(self._waker)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._held)
 
     def _take(self) -> None:
         if self._keys:

@@ -8,7 +8,7 @@ from ..errors import RequestTimeout, ServiceUnavailable
 from .answers import ANSWER_LIMIT, INFO, SECTIONS, STATS, census, nobody, records, text
 from .arguments import json_option, redis_option
 from .live import complete_handlers, complete_services
-from .output import one_line, say, table, tell, visible
+from .output import one_line, say, table, tell
 from .wording import count as counted
 from .wording import span
 
@@ -116,9 +116,7 @@ def _heard(settings: RedisSettings, services: list[Census]) -> list[Answer]:
     own = {service.name for service in services}
     own |= {f"{name}.workflows" for name in own}  # where services take requests, which is what `ls` lists
     names = sorted((numbers.keys() - own) | listeners.keys())
-    return [
-        {"channel": name, "subscribers": numbers.get(name), "services": listeners.get(name, [])} for name in names
-    ]
+    return [{"channel": name, "subscribers": numbers.get(name), "services": listeners.get(name, [])} for name in names]
 
 
 def channel_table(channels: Iterable[Answer]) -> list[str]:
@@ -159,10 +157,12 @@ def info(service: str, handler: str | None, limit: float, as_json: bool, setting
 
 def _check_there(found: Census, settings: RedisSettings, limit: float) -> None:
     if not found.there:
-        raise ServiceUnavailable(f"no service {found.name!r} is running on the Redis at {settings}{_near(found, settings)}")
+        raise ServiceUnavailable(
+            f"no service {found.name!r} is running on the Redis at {settings}{_near(found, settings)}"
+        )
     if not found.processes:
         raise RequestTimeout(
-            f"{found.name!r} is there and does not answer within {limit:g} s: it hangs, or is no service of this version"
+            f"{found.name!r} is there and does not answer within {limit:g} s: it hangs, or knows no such question"
         )
 
 

@@ -74,7 +74,7 @@ class Watch:
         self.looks = 0
 
     def look(self) -> None:
-        """Look once. Raises `RedisRefused`, and before anything was seen `RedisUnavailable` and `ServiceUnavailable`."""
+        """Look once. Raises `RedisRefused`; at the first look `RedisUnavailable` and `ServiceUnavailable`, too."""
         try:
             self.rows = self._services() if self.service is None else self._handlers(self.service)
         except RedisRefused:

@@ -102,9 +102,7 @@ class Traffic:
     own services, too. Times: `now` is monotonic, `at` the time of day, both in seconds.
     """
 
-    def __init__(
-        self, names: Iterable[str] = (), everything: bool = False, redaction: Redaction | None = None
-    ) -> None:
+    def __init__(self, names: Iterable[str] = (), everything: bool = False, redaction: Redaction | None = None) -> None:
         self._names = frozenset(names)
         self._all = everything
         self._redaction = redaction or Redaction()
@@ -267,9 +265,8 @@ def _request(channel: str, raw: dict[str, Any]) -> PubSubRequest | None:
 
 
 def _limit_of(raw: dict[str, Any]) -> float:
-    limit = raw.get("timeout")
-    known = raw.get("v") == VERSION and type(limit) in (int, float)
-    return float(limit) if known and 0 < limit < 1e9 else USUAL_TIMEOUT  # type: ignore[operator]
+    limit: Any = raw.get("timeout") if raw.get("v") == VERSION else None
+    return float(limit) if type(limit) in (int, float) and 0 < limit < 1e9 else USUAL_TIMEOUT
 
 
 def _is_answer(channel: str, raw: dict[str, Any]) -> bool:

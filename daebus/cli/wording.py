@@ -230,7 +230,7 @@ def _made_example(schema: dict[str, Any], whole: dict[str, Any], depth: int) -> 
     if kind == "array":
         return _example_list(schema, whole, depth)
     if kind == "object":
-        fields = schema.get("properties") if isinstance(schema.get("properties"), dict) else {}
+        fields = _fields(schema) or {}
         return {name: example(fields.get(name), whole, depth + 1) for name in _required(schema)}
     if kind == "string" and schema.get("format") in _FORMATS:
         return _FORMATS[schema["format"]]
