@@ -15,7 +15,7 @@ from ..settings import RedisSettings
 from ..subscription import Subscription
 from ..target import NO_FIELDS, check_channel_to_publish
 from .arguments import payload_of, redis_option
-from .live import complete_actions, complete_channels, complete_services
+from .completing import complete_actions, complete_channels, complete_services
 from .output import check_reader, for_reader, one_line, say, tell, text_of, visible
 
 TYPE_CHECKING = False

@@ -8,7 +8,7 @@ import click
 
 from ..errors import RedisRefused
 from .arguments import json_option, redis_option
-from .live import complete_services
+from .completing import complete_services
 from .output import one_line, say, tell, visible
 from .screen import BOLD, DIM, GREEN, PLAIN, RED, YELLOW, columns_of, cut, in_colour, is_screen, painted_parts, size
 from .traffic import Redaction, Traffic
@@ -62,9 +62,18 @@ def monitor(
 
 
 def _events(settings: RedisSettings, services: tuple[str, ...], traffic: Traffic) -> Iterator[Event]:
+    try:
+        yield from _events_of(settings, [EVERYTHING], traffic)
+    except RedisRefused as error:
+        if not _is_matter_of_rights(error):
+            raise
+        yield from _events_of(settings, _what_is_allowed(settings, services), traffic)
+
+
+def _events_of(settings: RedisSettings, names: list[str], traffic: Traffic) -> Iterator[Event]:
     from .messages import messages
 
-    for batch in messages(settings, _names_to_hear(settings, services)):
+    for batch in messages(settings, names):
         at, now = time(), monotonic()
         for channel, data in batch:
             yield from traffic.take(channel.decode(errors="replace"), data, now, at)
@@ -74,19 +83,21 @@ def _events(settings: RedisSettings, services: tuple[str, ...], traffic: Traffic
 # --- what may be heard ---
 
 
-def _names_to_hear(settings: RedisSettings, services: tuple[str, ...]) -> list[str]:
-    """Return what to subscribe to: everything, or what Redis allows of it; the person is told what is missing."""
-    if _may_hear(settings, EVERYTHING):
-        return [EVERYTHING]
+def _what_is_allowed(settings: RedisSettings, services: tuple[str, ...]) -> list[str]:
+    """Return what there is to subscribe to for one who may not hear everything; the person is told what is missing."""
+    tell("daebus: Redis does not let this user hear all channels (the ACL has no &*), so broadcasts are not seen")
     wanted = _narrower(settings, services)
     allowed = [name for name in wanted if _may_hear(settings, name)]
-    refused = [name for name in wanted if name not in allowed]
     if not allowed:
         raise RedisRefused(f"Redis at {settings} lets this user hear nothing of the bus: the ACL allows no channel")
-    tell("daebus: Redis does not let this user hear all channels (the ACL has no &*), so broadcasts are not seen")
+    refused = [name for name in wanted if name not in allowed]
     if refused:
         tell(f"daebus: not seen either: {', '.join(refused)}")
     return allowed
+
+
+def _is_matter_of_rights(error: RedisRefused) -> bool:
+    return "NOPERM" in str(error)
 
 
 def _narrower(settings: RedisSettings, services: tuple[str, ...]) -> list[str]:
@@ -108,7 +119,7 @@ def _may_hear(settings: RedisSettings, name: str) -> bool:
     try:
         subscription.open()
     except RedisRefused as error:
-        if "NOPERM" not in str(error):
+        if not _is_matter_of_rights(error):
             raise
         return False
     finally:
@@ -161,7 +172,7 @@ def _request(event: Event) -> tuple[Parts, str, Parts, str]:
 
 
 def _outcome(event: Event) -> Parts:
-    took = duration(event["ms"] / 1000)
+    took = duration(event["ms"] / 1000) if event["ms"] else "at once"  # both were read together
     parts = f" after {counted(event['parts'], 'part')}" if event["parts"] else ""
     status = event["status"]
     if status == "ok":

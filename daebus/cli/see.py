@@ -7,7 +7,7 @@ import click
 from ..errors import RequestTimeout, ServiceUnavailable
 from .answers import ANSWER_LIMIT, INFO, SECTIONS, STATS, census, nobody, records, text
 from .arguments import json_option, redis_option
-from .live import complete_handlers, complete_services
+from .completing import complete_handlers, complete_services
 from .output import one_line, say, table, tell
 from .wording import count as counted
 from .wording import span

@@ -7,9 +7,9 @@ from time import localtime, monotonic, sleep, strftime
 import click
 
 from ..errors import RedisRefused, RedisUnavailable, ServiceUnavailable
-from .answers import ANSWER_LIMIT, STATS, Census, census
+from .answers import STATS, Census, census
 from .arguments import json_option, redis_option
-from .live import complete_services
+from .completing import complete_services
 from .output import check_reader, one_line, say, table, tell, visible
 from .rates import Rates
 from .screen import BOLD, DIM, PLAIN, RED, REVERSE, Screen, columns_of, cut, in_colour, is_screen, painted, size
@@ -54,7 +54,7 @@ def top(service: str | None, interval: float, count: int | None, as_json: bool, 
     On a terminal it is refreshed until q or Ctrl-C. Elsewhere, and with --count, each round is a table; with --json a
     line.
     """
-    watch = Watch(settings, service, interval)
+    watch = Watch(settings, service)
     if as_json or count is not None or not is_screen():
         _print_rounds(watch, interval, count, as_json)
     else:
@@ -64,10 +64,9 @@ def top(service: str | None, interval: float, count: int | None, as_json: bool, 
 class Watch:
     """Looks at the services, or at the handlers of one, again and again. `trouble` is why the last look failed."""
 
-    def __init__(self, settings: RedisSettings, service: str | None, interval: float) -> None:
+    def __init__(self, settings: RedisSettings, service: str | None) -> None:
         self.settings = settings
         self.service = service
-        self._limit = min(ANSWER_LIMIT, interval)
         self._rates = Rates()
         self.rows: list[Row] = []
         self.trouble = ""
@@ -82,7 +81,7 @@ class Watch:
         except (RedisUnavailable, ServiceUnavailable) as error:
             if not self.looks:
                 raise
-            self.trouble = f"{error}; trying again"
+            self.trouble = f"trying again: {error}"
             return
         self.trouble = ""
         self.looks += 1
@@ -90,10 +89,10 @@ class Watch:
     def _services(self) -> list[Row]:
         from ..census import find
 
-        return self._rates.services(census(self.settings, find(self.settings), STATS, self._limit))
+        return self._rates.services(census(self.settings, find(self.settings), STATS))
 
     def _handlers(self, service: str) -> list[Row]:
-        (found,) = census(self.settings, [service], STATS, self._limit)
+        (found,) = census(self.settings, [service], STATS)
         if not found.there:
             raise ServiceUnavailable(f"no service {service!r} is running on the Redis at {self.settings}")
         return [] if self._hangs(found) else self._rates.handlers(found)
@@ -210,7 +209,7 @@ def _looks(watch: Watch, interval: float) -> Iterator[None]:
         yield
         check_reader()
         due = max(due + interval, monotonic())
-        sleep(due - monotonic())
+        sleep(max(0.0, due - monotonic()))
 
 
 def _titled(watch: Watch) -> list[str]:

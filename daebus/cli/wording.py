@@ -64,8 +64,11 @@ _TYPES = {
     "object": "dict",
 }
 UNKNOWN = "..."
-DEEPEST = 8
-"""Levels of a schema that are shown; it comes from elsewhere, and may refer to itself."""
+DEEPEST, MOST = 8, 100
+"""Levels of a schema that are shown, and its fields that must be given: it comes from elsewhere."""
+
+REFERENCES = 2
+"""Levels within which an example follows references: a schema may refer to itself, and several times."""
 
 
 def signature(name: str, schema: object, returns: object = None) -> str:
@@ -78,9 +81,9 @@ def signature(name: str, schema: object, returns: object = None) -> str:
 def _parameters(schema: dict[str, Any]) -> str:
     fields = _fields(schema)
     if fields is None:
-        return f"payload: {type_name(schema, schema)}"
+        return f"payload: {type_name(schema)}"
     required = _required(schema)
-    parts = [_parameter(name, part, name in required, schema) for name, part in _in_order(fields, required)]
+    parts = [_parameter(name, part, name in required) for name, part in _in_order(fields, required)]
     if schema.get("additionalProperties") not in (None, False):
         parts.append("**rest")
     return ", ".join(parts)
@@ -96,7 +99,7 @@ def _fields(schema: dict[str, Any]) -> dict[str, Any] | None:
 
 def _required(schema: dict[str, Any]) -> list[str]:
     names = _resolved(schema, schema).get("required")
-    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    return [name for name in names[:MOST] if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def _in_order(fields: dict[str, Any], required: Sequence[str]) -> list[tuple[str, Any]]:
@@ -104,8 +107,8 @@ def _in_order(fields: dict[str, Any], required: Sequence[str]) -> list[tuple[str
     return sorted(fields.items(), key=lambda field: field[0] not in required)
 
 
-def _parameter(name: str, schema: object, required: bool, whole: dict[str, Any]) -> str:
-    text = f"{name}: {type_name(schema, whole)}"
+def _parameter(name: str, schema: object, required: bool) -> str:
+    text = f"{name}: {type_name(schema)}"
     if required:
         return text
     default = schema["default"] if isinstance(schema, dict) and "default" in schema else ...
@@ -116,42 +119,46 @@ def _python(value: object) -> str:
     return "..." if value is ... else repr(value)
 
 
-def type_name(schema: object, whole: dict[str, Any], depth: int = 0) -> str:
-    """Return the Python type that a schema stands for; `whole` is the schema in which references are looked up."""
+def type_name(schema: object, depth: int = 0) -> str:
+    """Return the Python type that a schema stands for. One that it refers to is named, not described."""
     if not isinstance(schema, dict) or depth > DEEPEST:
         return "Any"
-    schema = _resolved(schema, whole)
+    if isinstance(schema.get("$ref"), str):
+        return schema["$ref"].rpartition("/")[2].strip("#") or "Any"
     for key in ("anyOf", "oneOf"):
         if isinstance(schema.get(key), list):
-            return " | ".join(dict.fromkeys(type_name(part, whole, depth + 1) for part in schema[key]))
+            return " | ".join(dict.fromkeys(type_name(part, depth + 1) for part in schema[key]))
     if isinstance(schema.get("enum"), list):
         return " | ".join(repr(value) for value in schema["enum"])
     if "const" in schema:
         return repr(schema["const"])
-    return _plain_type(schema, whole, depth)
+    return _plain_type(schema, depth)
 
 
-def _plain_type(schema: dict[str, Any], whole: dict[str, Any], depth: int) -> str:
+def _plain_type(schema: dict[str, Any], depth: int) -> str:
     kind = schema.get("type")
     if isinstance(kind, list):
         return " | ".join(_TYPES.get(str(name), "Any") for name in kind)
     if kind == "array" and "items" in schema:
-        return f"list[{type_name(schema['items'], whole, depth + 1)}]"
-    if kind == "object" and isinstance(schema.get("title"), str):
-        return str(schema["title"])
-    if kind == "object" and isinstance(schema.get("properties"), dict):
-        return _object_type(schema, whole, depth)
-    if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
-        return f"dict[str, {type_name(schema['additionalProperties'], whole, depth + 1)}]"
+        return f"list[{type_name(schema['items'], depth + 1)}]"
+    if kind == "object":
+        return _object_type(schema, depth)
     return _TYPES.get(kind, "Any") if isinstance(kind, str) else "Any"
 
 
-def _object_type(schema: dict[str, Any], whole: dict[str, Any], depth: int) -> str:
-    fields = (f"{name}: {type_name(part, whole, depth + 1)}" for name, part in schema["properties"].items())
-    return f"{{{', '.join(fields)}}}"
+def _object_type(schema: dict[str, Any], depth: int) -> str:
+    if isinstance(schema.get("title"), str):
+        return str(schema["title"])
+    if isinstance(schema.get("properties"), dict):
+        fields = (f"{name}: {type_name(part, depth + 1)}" for name, part in schema["properties"].items())
+        return f"{{{', '.join(fields)}}}"
+    if isinstance(schema.get("additionalProperties"), dict):
+        return f"dict[str, {type_name(schema['additionalProperties'], depth + 1)}]"
+    return "dict"
 
 
 def _resolved(schema: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema that one refers to within a whole one."""
     for _ in range(DEEPEST):
         reference = schema.get("$ref")
         if not isinstance(reference, str) or not reference.startswith("#/"):
@@ -203,7 +210,7 @@ def example(schema: object, whole: dict[str, Any], depth: int = 0) -> Any:
     """Return a value that a schema allows, as far as its simple words go."""
     if not isinstance(schema, dict) or depth > DEEPEST:
         return "text"
-    schema = _resolved(schema, whole)
+    schema = _resolved(schema, whole) if depth <= REFERENCES else schema
     given = _given_example(schema)
     if given is not ...:
         return given
