@@ -9,6 +9,7 @@ from .answers import ANSWER_LIMIT, INFO, SECTIONS, STATS, census, nobody, record
 from .arguments import json_option, redis_option
 from .completing import complete_handlers, complete_services
 from .output import one_line, say, table, tell
+from .screen import cut, is_screen, size
 from .wording import count as counted
 from .wording import span
 
@@ -54,14 +55,20 @@ def ls(channels: bool, limit: float, as_json: bool, settings: RedisSettings) -> 
         listed: Any = list(map(_service_as_json, services))
         say(one_line({"services": listed, "channels": heard} if channels else listed))
         return
-    if services:
-        say("\n".join(service_table(services)))
-    else:
+    lines = service_table(services) if services else []
+    if not services:
         tell(nobody(settings))
     if heard:
-        say("\n".join(["", *channel_table(heard)] if services else channel_table(heard)))
-    elif channels:
+        lines += [*([""] if lines else []), *channel_table(heard)]
+    if lines:
+        say("\n".join(_on_screen(lines)))
+    if channels and not heard:
         tell("daebus: nobody hears any channel")
+
+
+def _on_screen(lines: list[str]) -> list[str]:
+    """Return lines as they are shown: on a terminal cut to its width, since one table reads better than two."""
+    return [cut(line, size()[0]) for line in lines] if is_screen() else lines
 
 
 def service_table(services: Iterable[Census]) -> list[str]:
@@ -79,8 +86,8 @@ def _service_row(service: Census) -> tuple[object, ...]:
     units = dict.fromkeys(unit for process in service.processes if (unit := text(process, "unit")))
     uptime = span(max(process["uptime"] for process in service.processes))
     handlers = ", ".join(_counts(first).values()) or "none"
-    silent = f"; {counted(service.missing, 'process', 'processes')} not answering" if service.missing else ""
-    return (service.name, pids, " ".join(units) or None, uptime, handlers + silent)
+    silent = f"{counted(service.missing, 'process', 'processes')} not answering; " if service.missing else ""
+    return (service.name, pids, " ".join(units) or None, uptime, silent + handlers)
 
 
 def _pid(process: Answer, with_host: bool) -> str:

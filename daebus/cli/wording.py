@@ -24,9 +24,11 @@ def span(seconds: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return how long something took, in three digits or so: `0.42 ms`, `12 ms`, `1.2 s`; `-` if that is not known."""
+    """Return how long something took, in three digits or so: `8 µs`, `0.42 ms`, `1.20 s`; `-` if that is not known."""
     if seconds is None:
         return "-"
+    if seconds < 0.0000995:
+        return f"{seconds * 1_000_000:.0f} µs"
     if seconds < 0.9995:
         return f"{three_digits(seconds * 1000)} ms"
     return f"{three_digits(seconds)} s"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from daebus.redisserver import PrivateServer
-from tests.command import LIMIT, Command
+from tests.command import LIMIT, Command, Terminal
 from tests.outside import Launcher, Script, Side, free_port
 from tests.support import skip_or_fail, wait_for
 
@@ -108,7 +108,7 @@ def test_one_of_two_processes_hangs(command: Command, launch: Launcher, own_bus:
     other.send_signal(signal.SIGSTOP)
     row = command.output("ls", "--timeout", "0.3").splitlines()[1]
     assert str(one.pid) in row
-    assert row.endswith("; 1 process not answering")
+    assert "1 process not answering; 2 actions" in row
     assert "1 more process not answering" in command.output("info", "sensor", "--timeout", "0.3")
 
 
@@ -122,6 +122,13 @@ def test_channels_that_are_heard(command: Command, lamp: Script) -> None:
     found = json.loads(command.output("ls", "--channels", "--json", *PATIENT))
     assert found["channels"][0] == {"channel": "alerts", "subscribers": 1, "services": ["lamp"]}
     assert found["services"][0]["service"] == "lamp"
+
+
+def test_the_table_keeps_to_the_terminal(command: Command, lamp: Script) -> None:
+    with Terminal(40, 24) as terminal:
+        assert command.start("ls", *PATIENT, **terminal.streams()).wait(LIMIT) == 0
+        titles, row = terminal.until("…").splitlines()
+        assert (len(row), row[:4], titles[:4]) == (40, "lamp", "NAME")
 
 
 def test_redis_is_away(command: Command) -> None:

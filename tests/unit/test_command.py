@@ -44,7 +44,17 @@ def test_spans(seconds: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(None, "-"), (0.00042, "0.42 ms"), (0.0123, "12.3 ms"), (0.1234, "123 ms"), (0.9999, "1.00 s"), (12.34, "12.3 s")],
+    [
+        (None, "-"),
+        (0, "0 µs"),
+        (0.0000084, "8 µs"),
+        (0.0001, "0.10 ms"),
+        (0.00042, "0.42 ms"),
+        (0.0123, "12.3 ms"),
+        (0.1234, "123 ms"),
+        (0.9999, "1.00 s"),
+        (12.34, "12.3 s"),
+    ],
 )
 def test_durations(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
@@ -154,7 +164,7 @@ def test_services_in_a_table() -> None:
     shared = [process(7, unit="a.service", actions=actions), process(8, host="other", unit="a.service")]
     assert service_table([Census("lamp", shared, 3), Census("mute", [], 1)]) == [
         "NAME  PID              UNIT       UPTIME  HANDLERS",
-        "lamp  7@kiosk 8@other  a.service  1m 15s  2 actions; 1 process not answering",
+        "lamp  7@kiosk 8@other  a.service  1m 15s  1 process not answering; 2 actions",
         "mute  -                -          -       not answering",
     ]
 
