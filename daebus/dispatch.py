@@ -26,6 +26,7 @@ from .errors import (
 from .jsontext import dumps
 from .log import Budget, Seldom, logger, one_line
 from .names import shown
+from .tally import UNSORTED
 from .work import Work
 
 TYPE_CHECKING = False
@@ -163,7 +164,10 @@ class Dispatcher:
             if self.verbose:
                 self._tell(call)
             current.reset(token)
-        call.work.tally.ran(monotonic() - call.began)
+        tally = call.work.tally  # as `tally.ran`, without a further call
+        tally.times.append(monotonic() - call.began)
+        if len(tally.times) >= UNSORTED:
+            tally.sort()
         return True
 
     def _go_on_alone(self, call: Call, result: Any) -> bool:

@@ -349,3 +349,124 @@ def test_who_may_not_list_channels_is_told_who_may(own_bus: PrivateServer) -> No
     with pytest.raises(RedisRefused, match="does not show to the user 'poor' which services there are: NOPERM") as said:
         census.find(settings)
     assert "`sudo daebus`" in str(said.value)
+
+
+# --- info ---
+
+
+def test_info_says_all_that_is_declared(bus: PrivateServer, everything: Script) -> None:
+    said = call(bus, "everything", INFO)
+    script = f"{everything.folder}/script.py"
+    assert said["pid"] == everything.pid
+    assert (said["file"], said["max_workers"], said["http"]) == (script, 10, [f"http://127.0.0.1:{everything.port}/"])
+    assert said["redis"] == f"127.0.0.1:{bus.port}"
+    names = {kind: [one["name"] for one in said[kind]] for kind in DECLARED}
+    assert names == DECLARED
+    add, news, thing = said["actions"][0], said["channels"][0], said["routes"][1]
+    assert (add["doc"], news["doc"], thing["doc"]) == ("Add two numbers.", "Hear the news.", "Give a thing.")
+    assert (thing["method"], thing["path"]) == ("POST", "/things/<int:n>")
+    lines = Path(script).read_text(encoding="utf-8").splitlines()
+    assert lines[int(add["place"].removeprefix(f"{script}:")) - 1] == '@app.action("add")'
+    assert [(one["path"], one["place"].startswith(script)) for one in said["folders"]] == [("/files", True)]
+    assert said["tasks"][0]["interval"] == 3600
+    assert [(one["auto_start"], one["running"]) for one in said["threads"]] == [(True, True), (False, False)]
+
+
+DECLARED = {
+    "actions": ["add", "fail", "refuse", "later", "steps", "wait", "open"],
+    "channels": ["news.*"],
+    "workflows": ["greet"],
+    "routes": ["GET /things/<int:n>", "POST /things/<int:n>"],
+    "sockets": ["echo"],
+    "tasks": ["tidy"],
+    "threads": ["beat", "never"],
+}
+
+
+def test_the_password_of_redis_is_not_told(own_bus: PrivateServer, launch: Launcher) -> None:
+    with Link(own_bus) as link:
+        link.call("ACL", "SETUSER", "known", "on", ">secret", "+@all", "~*", "&*")
+    url = own_bus.url.replace("unix://", "unix://known:secret@")
+    launch.service("", server=own_bus, service="discreet", redis={"redis_url": url})
+    for action in (PING, INFO, STATS):
+        assert "secret" not in str(call(own_bus, "discreet", action))
+
+
+def test_a_service_of_thousands_of_handlers_fits_into_a_message(bus: PrivateServer, launch: Launcher) -> None:
+    body = (
+        "for number in range(9000):\n"
+        "    def act():\n        pass\n"
+        "    act.__doc__ = 'long ' * 400\n"
+        "    app.action(f'act-{number}')(act)\n"
+    )
+    launch.service(body, server=bus, service="vast")
+    actions = call(bus, "vast", INFO)["actions"]
+    assert len(actions) == 9000
+    assert {one["doc"] for one in actions} == {None}
+    assert len(call(bus, "vast", STATS)["handlers"]) == 9000
+
+
+# --- stats ---
+
+
+def test_runs_are_counted_with_their_times(bus: PrivateServer, everything: Script) -> None:
+    before = handler(bus, "everything", "action", "add")["calls"]
+    for number in range(300):
+        call(bus, "everything", "add", {"a": number, "b": 1})
+    after = handler(bus, "everything", "action", "add")
+    assert after["calls"] - before == 300
+    assert after["errors"] == 0
+    assert 0 < after["p50"] <= after["p99"] <= after["longest"] <= after["seconds"]
+    assert sum(count for _bound, count in after["buckets"]) == after["calls"]
+
+
+def test_coroutines_are_counted_when_they_end_and_from_their_begin(bus: PrivateServer, everything: Script) -> None:
+    assert call(bus, "everything", "later") == 1
+    said = wait_for(lambda: counted(handler(bus, "everything", "action", "later")), LIMIT)
+    assert said["longest"] >= 0.05
+
+
+def test_a_generator_is_one_run(bus: PrivateServer, everything: Script) -> None:
+    assert call(bus, "everything", "steps") == 2
+    assert handler(bus, "everything", "action", "steps")["calls"] == 1
+
+
+def counted(said: dict[str, Any]) -> dict[str, Any] | None:
+    return said if said["calls"] else None
+
+
+def test_errors_are_counted_but_not_what_a_handler_says_to_its_caller(
+    bus: PrivateServer, everything: Script
+) -> None:
+    with pytest.raises(InternalError) as failed:
+        call(bus, "everything", "fail")
+    with pytest.raises(RemoteError, match="there is none"):
+        call(bus, "everything", "refuse")
+    assert (handler(bus, "everything", "action", "fail")["calls"], handler(bus, "everything", "action", "fail")["errors"]) == (1, 1)
+    assert (handler(bus, "everything", "action", "refuse")["calls"], handler(bus, "everything", "action", "refuse")["errors"]) == (1, 0)
+    last = stats(bus, "everything")["last_error"]
+    assert last.pop("at") == pytest.approx(time.time(), abs=600)
+    assert last == {"kind": "action", "name": "fail", "type": "ValueError", "error_id": failed.value.error_id}
+    assert f"error id {last['error_id']}" in everything.log
+
+
+def test_every_door_counts(bus: PrivateServer, everything: Script) -> None:
+    with Peer(bus) as peer:
+        peer.publish("news.today", {"x": 1})
+    with DaebusWorkflow("everything", redis_url=bus.url) as workflow:
+        workflow.start("greet", {}, lambda _said: None)
+        assert workflow.wait(LIMIT)
+    assert ask(everything.port, "/things/7").status == 200
+    assert ask(everything.port, "/things/8", method="POST").status == 200
+    assert ask(everything.port, "/files/script.py").status == 200
+    with Client(everything.port) as client:
+        client.send({"type": "echo", "data": 1})
+        client.receive("response")
+        assert stats(bus, "everything")["clients"] == 1
+        assert stats(bus, "everything")["connections"] >= 1
+    runs = [
+        ("listen", "news.*"), ("workflow", "greet"), ("route", "GET /things/<int:n>"),
+        ("route", "POST /things/<int:n>"), ("folder", "/files/"), ("socket", "echo"),
+    ]  # fmt: skip
+    for kind, name in runs:
+        assert wait_for(lambda kind=kind, name=name: counted(handler(bus, "everything", kind, name)), LIMIT)["calls"] == 1
