@@ -36,6 +36,7 @@ from .parameters import (
     is_request,
     is_text,
     is_the_request,
+    layers,
     parameters,
     rest_of,
 )
@@ -94,8 +95,7 @@ class _Parts:
 
     def _by_position(self) -> list[Parameter] | None:
         """Return the parameters that cannot be given by name, None if all can."""
-        code = getattr(self.record.function, "__code__", None)
-        named = code is None or bool(code.co_flags & KEYWORDS) or not code.co_flags & VARIABLE
+        named = all(_takes_names(layer) for layer in layers(self.record.function))
         inner = innermost(self.record.function)
         only: int = getattr(getattr(inner, "__code__", None), "co_posonlyargcount", 0)
         if named and not only:
@@ -106,12 +106,16 @@ class _Parts:
 
     def _resolved(self) -> dict[str, Any]:
         inner = innermost(self.record.function)
-        names = {one.name: one.hint for one in self.found if one.hinted and not self._is_of_the_door(one)}
+        names = {one.name: one.hint for one in self.found if self._has_meaning(one)}
         rest = rest_of(self.record.function)
         if rest is not None and rest in hints_as_written(inner):
             names[rest] = hints_as_written(inner)[rest]
         scope = getattr(inner, "__globals__", {})
         return {name: self._read(name, partial(_hint, name, hint, scope)) for name, hint in names.items()}
+
+    def _has_meaning(self, one: Parameter) -> bool:
+        """Whether a parameter has a hint that says something of the payload or of the path."""
+        return one.hinted and not one.own and not self._is_of_the_door(one)
 
     def _is_of_the_door(self, one: Parameter) -> bool:
         kind = self.record.kind
@@ -224,6 +228,12 @@ class _Parts:
     def door(self) -> list[Parameter]:
         """Return the parameters that the door itself fills in."""
         return self.role(_DOOR)
+
+
+def _takes_names(layer: Any) -> bool:
+    """Whether what stands around a function passes on arguments by name."""
+    code = getattr(layer, "__code__", None)
+    return code is None or bool(code.co_flags & KEYWORDS) or not code.co_flags & VARIABLE
 
 
 def _hint(name: str, hint: Any, scope: dict[str, Any]) -> Any:

@@ -62,7 +62,8 @@ class Wrong(Exception):
 
     def __str__(self) -> str:
         if self.path:
-            return f"{self._before}'{self.path.removeprefix('.')}'{self._after}"
+            start = "payload" if self.path[0] == "[" else ""
+            return f"{self._before}'{start}{self.path.removeprefix('.')}'{self._after}"
         return f"the payload{self._after}" if self._alone is None else self._alone
 
 

@@ -66,10 +66,15 @@ class Parameter:
 
 def innermost(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function itself, below decorators that pass on what they are given (`functools.wraps`)."""
-    inner = function
-    while hasattr(inner, "__wrapped__") and _passes_on(inner):
-        inner = inner.__wrapped__
-    return inner
+    return layers(function)[-1]
+
+
+def layers(function: Callable[..., Any]) -> list[Callable[..., Any]]:
+    """Return a function and all that is below it, the innermost last."""
+    found = [function]
+    while hasattr(found[-1], "__wrapped__") and _passes_on(found[-1]):
+        found.append(found[-1].__wrapped__)
+    return found
 
 
 def _passes_on(function: Any) -> bool:
