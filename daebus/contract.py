@@ -258,6 +258,8 @@ def _object_or_sole(read: Reader, sole: Parameter | None, check: Call | None) ->
         try:
             return {name: check(payload)}
         except Wrong as error:
+            if payload is None:
+                return read({})  # says that it is missing
             error.inside(f".{name}")
             raise
 

@@ -502,7 +502,7 @@ def test_functions_are_called_as_they_want_it(function: Callable[..., Any], payl
         (hidden, {"percent": 5, "secret": 1}, "unknown field 'secret'"),
         (sole, "warm", "'celsius' must be a number, not text"),
         (sole, {}, "'celsius' is missing"),
-        (sole, None, "'celsius' must be a number, not null"),
+        (sole, None, "'celsius' is missing"),
         (dim, None, "'percent' is missing"),
     ],
 )
