@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     Reader = Callable[[Any], dict[str, Any]]
 
 _FIELD, _PAYLOAD, _DOOR, _PATH, _LEFT = "field", "payload", "door", "path", "left"
-_NO_VALUES: dict[str, Any] = {}
 
 
 class Contract:
@@ -200,7 +199,7 @@ class _Parts:
     def schema(self) -> dict[str, Any] | None:
         """Return the schema of the payload, None if nothing is asked of it."""
         whole = self.role(_PAYLOAD)
-        if self.role(_FIELD) or self.rest is not None:
+        if self.role(_FIELD):
             schema = self.fields().schema
         elif whole and whole[0].hinted:
             schema = self.check(whole[0].name).schema
@@ -212,7 +211,7 @@ class _Parts:
     def reader(self, *, text: bool = False) -> Reader | None:
         """Return what makes values of a payload; None if the function wants nothing of it."""
         fields, whole = self.role(_FIELD), self.role(_PAYLOAD)
-        read: Reader | None = self.fields(text=text).call if fields or self.rest is not None else None
+        read: Reader | None = self.fields(text=text).call if fields else None
         if read is not None and not whole:
             sole = fields[0] if len(fields) == 1 else None
             return _object_or_sole(read, sole, self.check(sole.name, text=text).call if sole is not None else None)

@@ -119,10 +119,10 @@ class Record:
 
     @property
     def place(self) -> str:
-        """Where the function stands, as `file:line`."""
+        """Where the function stands, below its decorators, as `file:line`."""
         if self.kind == "static":
             return str(self.subject["place"])
-        code = getattr(self.function, "__code__", None)
+        code = getattr(innermost(self.function), "__code__", None)
         return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(self.function)
 
 

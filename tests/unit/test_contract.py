@@ -590,6 +590,24 @@ def test_a_socket_handler_gets_the_request_the_client_and_fields() -> None:
     assert Work(record("socket", of_request)).function(request) == ({"percent": 5}, "me", 5)
 
 
+def test_a_route_whose_path_alone_has_types_does_not_look_at_the_rest() -> None:
+    def show(number: int, **rest: Any) -> Any:
+        return number, rest
+
+    made = record("route", show, "/a/<number>")
+    request = SimpleNamespace(values={"number": "5"}, payload={"number": "6", "more": "7"}, is_text=True)
+    assert Work(made).function(request) == (5, {})
+    assert describe(made)["input"] is None
+
+
+def test_so_does_one_for_clients_that_register() -> None:
+    registry = Registry("r")
+    registry.socket_register(of_request)
+    (declared,) = registry.records("socket_register")
+    with pytest.raises(BadPayload, match="'percent' is missing"):
+        Work(declared).function(SimpleNamespace(data={}, client_id="me"))
+
+
 def test_values_of_a_path_with_types_of_their_own_need_no_contract() -> None:
     def show(req: Any, number: int) -> None: ...
 
@@ -634,6 +652,10 @@ def test_a_parameter_without_a_type_is_refused(kind: str) -> None:
 def test_a_route_must_take_what_is_in_its_path() -> None:
     with pytest.raises(DeclarationError, match="does not take 'number' of its path"):
         record("route", sole, "/a/<number>")
+
+
+def test_the_place_of_a_decorated_handler_is_its_own() -> None:
+    assert record("action", decorated(sole)).place == record("action", sole).place
 
 
 def test_a_decorator_may_give_arguments_of_its_own() -> None:
