@@ -152,7 +152,7 @@ class Endpoints:
         for record in self._registry.records("route"):
             method, _, path = record.name.partition(" ")
             work = Work(record)
-            table.add(method, path, (work, route_arguments(record.name, record.function, record.subject)))
+            table.add(method, path, (work, _arguments(record)))
             self._works.append(work)
         if self.sockets is not None:
             client = Work(Record("route", "GET /daebus.js", _browser_client))
@@ -303,6 +303,12 @@ class _Mounted:
         if answer.file is not None:
             response.file_part = (OpenFile(answer.file), answer.offset, answer.length)
         return response
+
+
+def _arguments(record: Record) -> tuple[str | None, ...]:
+    if record.contract is not None:
+        return (None,)  # the contract reads the values of the path from the request
+    return route_arguments(record.name, record.function, record.subject)
 
 
 def _folder(record: Record) -> _Mounted:

@@ -181,7 +181,9 @@ def described(record: Record, running: Iterable[str] = ()) -> Answer:
     if record.kind == "route":
         method, _, path = record.name.partition(" ")
         answer |= {"method": method, "path": path}
-    return {**answer, "input": None, "returns": None}
+    from .contract import describe
+
+    return {**answer, **describe(record)}
 
 
 def counted(work: Work) -> Answer:

@@ -19,13 +19,14 @@ PACKAGE = ROOT / "daebus"
 # From the bottom up. A module may import those of lower layers and its neighbours on its own layer.
 LAYERS = {
     "words": ["errors", "names", "settings"],
-    "pure": ["jsontext", "message", "resp", "schedule", "routes", "policy", "http1", "wsframes"],
+    "pure": ["jsontext", "message", "resp", "schedule", "routes", "policy", "http1", "wsframes", "parameters", "hints"],
     "declared": [
         "log",
         "registry",
         "tally",
         "metrics",
         "work",
+        "contract",
         "forms",
         "pubsub",
         "exchange",

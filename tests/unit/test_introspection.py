@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import re
 import threading
@@ -13,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daebus import DaebusHttp
-from daebus.errors import ConfigurationError
+from daebus import DaebusHttp, request
+from daebus.errors import BadMessage, Busy, ConfigurationError
 from daebus.introspection import (
     ANSWER_LIMIT,
     TEXT_LIMIT,
@@ -31,6 +32,8 @@ from daebus.registry import Record
 from daebus.tally import BOUNDS, UNSORTED, Taken, Tally
 from daebus.work import Work
 from daebus.wscalls import Handler, Turn
+from tests.calls import Bench, message
+from tests.prometheus import Parsed
 
 # --- the tally ---
 
@@ -115,6 +118,62 @@ def test_the_clients_of_a_websocket_are_counted_together() -> None:
     assert (handler.work.kind, handler.work.tally.taken().calls) == ("socket", 2)
 
 
+# --- what counts as a run ---
+
+
+def runs_of(bench: Bench) -> tuple[int, int]:
+    taken = bench.dispatcher.actions["act"].tally.taken()
+    return taken.calls, taken.errors
+
+
+def test_a_run_is_counted_whatever_becomes_of_it() -> None:
+    def act() -> Any:
+        if request.payload == "raise":
+            raise ValueError
+        if request.payload == "exit":
+            raise SystemExit
+        if request.payload == "refuse":
+            raise BadMessage("no")
+        return iter_of_two() if request.payload == "yield" else request.payload
+
+    def iter_of_two() -> Any:
+        yield 1
+        return 2
+
+    bench = Bench().action(act)
+    counted = []
+    for payload in ("return", "raise", "exit", "refuse", "yield"):
+        bench.handle(message(payload))
+        counted.append(runs_of(bench))
+    assert counted == [(1, 0), (2, 1), (3, 2), (4, 2), (5, 2)]
+    failure = bench.dispatcher.last_error
+    assert failure is not None
+    assert (failure.kind, failure.name, failure.type) == ("action", "act", "SystemExit")
+
+
+def test_what_did_not_run_is_no_run() -> None:
+    bench = Bench().action(lambda: 1)
+    bench.handle(message(v=1, deadline=time.monotonic() - 1, timeout=1, clock="clock"))
+    bench.open()
+    bench.plan(message()).refuse(Busy("later"))
+    assert (runs_of(bench), bench.counts.expired, bench.counts.refused) == ((0, 0), 1, 1)
+
+
+def test_a_coroutine_is_a_run_when_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def act() -> int:
+        return 1
+
+    bench = Bench().action(act)
+    bench.open()
+    assert bench.plan(message()).run() is False
+    assert runs_of(bench) == (0, 0)
+    asyncio.run(bench.started.pop())
+    assert runs_of(bench) == (1, 0)
+    monkeypatch.setattr("daebus.dispatch.COROUTINE_LIMIT", 0)
+    bench.handle(message())
+    assert (runs_of(bench), bench.counts.refused) == ((1, 0), 1)
+
+
 # --- what is told of a declaration ---
 
 
@@ -158,7 +217,7 @@ def test_a_long_docstring_is_cut() -> None:
 def test_each_kind_is_told_with_what_it_has() -> None:
     place = f"{__file__}:{documented.__code__.co_firstlineno}"
     common = {"doc": "Do one thing.", "place": place}
-    schema = {"input": None, "returns": None}
+    schema = {"input": None, "returns": "None"}
     assert described(Record("action", "a", documented)) == {"name": "a", **common, **schema}
     assert described(Record("route", "GET /a b", documented)) == {
         "name": "GET /a b", "method": "GET", "path": "/a b", **common, **schema,
@@ -226,65 +285,6 @@ def test_memory_where_there_is_none_is_zero() -> None:
 
 NUMBERS = dict.fromkeys([*COUNTERS, *GAUGES], 3.0)
 FACTS = dict.fromkeys(PROCESS, 1.5)
-_SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-zA-Z_]\w*="(?:[^"\\\n]|\\["\\n])*",?)*)\})? (\S+)')
-_LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\\n]|\\["\\n])*)"')
-_UNESCAPED = {r"\\": "\\", r"\n": "\n", r"\"": '"'}
-
-
-class Parsed:
-    """A strict reader of the text format: each family once, its HELP and TYPE before its samples, no sample twice."""
-
-    def __init__(self, text: bytes) -> None:
-        self.types: dict[str, str] = {}
-        self.samples: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
-        lines = text.decode("utf-8").split("\n")
-        assert lines.pop() == ""
-        helped = ""
-        for line in lines:
-            if line.startswith("# HELP "):
-                helped, words = line[7:].split(" ", 1)
-                assert words
-                assert helped not in self.types
-            elif line.startswith("# TYPE "):
-                name, kind = line[7:].split(" ")
-                assert name == helped
-                assert kind in ("counter", "gauge", "histogram")
-                assert (kind == "counter") == name.endswith("_total")
-                self.types[name] = kind
-            else:
-                self._sample(line, helped)
-        self._check_histograms()
-
-    def _sample(self, line: str, family: str) -> None:
-        match = _SAMPLE.fullmatch(line)
-        assert match is not None, line
-        name, inner, value = match.groups()
-        suffixes = ("_bucket", "_sum", "_count") if self.types[family] == "histogram" else ("",)
-        assert name in [f"{family}{suffix}" for suffix in suffixes]
-        labels = [
-            (key, re.sub(r"\\.", lambda found: _UNESCAPED[found[0]], text)) for key, text in _LABEL.findall(inner or "")
-        ]
-        assert len(dict(labels)) == len(labels)
-        key = name, frozenset(labels)
-        assert key not in self.samples
-        self.samples[key] = float(value)
-
-    def _check_histograms(self) -> None:
-        for (name, labels), value in self.samples.items():
-            family = name.removesuffix("_count")
-            if self.types.get(family) != "histogram" or name == family:
-                continue
-            buckets = sorted(
-                (float(dict(others)["le"]), count)
-                for (bucket, others), count in self.samples.items()
-                if bucket == f"{family}_bucket" and labels < others
-            )
-            assert [count for _le, count in buckets] == sorted(count for _le, count in buckets)
-            assert buckets[-1] == (float("inf"), value)
-            assert (f"{family}_sum", labels) in self.samples
-
-    def of(self, name: str, /, **labels: str) -> float:
-        return self.samples[name, frozenset(labels.items())]
 
 
 def test_every_number_has_its_line() -> None:
