@@ -12,10 +12,13 @@ VARIABLE = "_DAEBUS_COMPLETE"
 """The environment variable through which the script asks; its name follows from that of the program."""
 
 
-@click.command(short_help="Print a script for Tab completion.", epilog='Example: eval "$(daebus completion bash)"')
+@click.command(short_help="Print a script for Tab completion.", epilog="Example: daebus completion bash")
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
-    """Print the script by which a shell completes `daebus`: to be evaluated in its start file."""
+    """Print the script by which a shell completes commands, services, actions and channels.
+
+    It belongs into the shell's start file: eval "$(daebus completion bash)" into ~/.bashrc, say.
+    """
     from click.shell_completion import ShellComplete, get_completion_class
 
     from . import commands

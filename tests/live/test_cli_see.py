@@ -190,6 +190,11 @@ def test_a_service_cannot_steer_the_terminal(command: Command, launch: Launcher,
         assert all(sign.isprintable() or sign == "\n" for sign in shown)
 
 
+@pytest.mark.parametrize("name", ["ls", "info", "ping", "monitor", "top", "completion"])
+def test_help_has_an_example(command: Command, name: str) -> None:
+    assert f"Example: daebus {name} " in f"{command.output(name, '--help').rstrip()} "
+
+
 # --- ping ---
 
 
