@@ -53,6 +53,8 @@ LAYERS = {
 ON_USE = {("context", "redispy"), ("context", "hub"), ("exchange", "staticfiles")}
 # Stands beside the layers: it starts Redis, knows nothing of services, and no layer needs it.
 APART = ["redisserver"]
+# The test kit, a package: it replaces the edges of all layers, and only `app.test_client` imports it.
+KIT = "testing"
 
 WORLDLY = {"socket", "threading", "time", "os", "logging", "selectors", "ssl", "subprocess", "asyncio"}
 PUBLIC = {
@@ -60,7 +62,20 @@ PUBLIC = {
     "DaebusWorkflow", "HttpRequest", "HttpResponse", "PubSubRequest", "PubSubResponse", "WebSocketRequest",
     "WebSocketResponse", "broadcast", "cache", "direct_logger", "get_daemon", "logger", "request", "response",
 }  # fmt: skip
-HEAVY = ["click", "h11", "wsproto", "redis", "asyncio", "http", "ssl", "uuid", "inspect", "dataclasses", "typing"]
+HEAVY = [
+    "daebus.testing",
+    "click",
+    "h11",
+    "wsproto",
+    "redis",
+    "asyncio",
+    "http",
+    "ssl",
+    "uuid",
+    "inspect",
+    "dataclasses",
+    "typing",
+]
 
 
 def rank(module: str) -> int:
@@ -100,6 +115,11 @@ def without_type_checking(tree: ast.AST) -> Iterator[ast.AST]:
         yield from without_type_checking(node)
 
 
+@pytest.mark.parametrize("module", [module for module in modules() if module not in APART])
+def test_the_test_kit_is_imported_on_use_by_the_app_alone(module: str) -> None:
+    assert (module == "app") is (("ours", KIT) in set(imports(module)))
+
+
 def test_every_module_has_its_place() -> None:
     placed = {module for names in LAYERS.values() for module in names} | set(APART)
     assert set(modules()) == placed
@@ -107,7 +127,9 @@ def test_every_module_has_its_place() -> None:
 
 @pytest.mark.parametrize("module", [module for module in modules() if module not in APART])
 def test_a_module_imports_nothing_from_above_it(module: str) -> None:
-    above = {(module, name) for kind, name in imports(module) if kind == "ours" and rank(name) > rank(module)}
+    above = {
+        (module, name) for kind, name in imports(module) if kind == "ours" and name != KIT and rank(name) > rank(module)
+    }
     assert above <= ON_USE
 
 

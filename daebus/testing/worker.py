@@ -1,0 +1,107 @@
+"""The thread that a service under test runs on: one thing at a time, and never for longer than the test's patience."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from _queue import Empty, SimpleQueue
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotDone
+from time import monotonic
+from traceback import extract_stack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+class Stuck(AssertionError):
+    """A handler has not come to an end within the test's patience; the text says which, and where it is."""
+
+
+class Worker:
+    """One thread. What it is given by other threads, it does in order; what it gives itself, at once."""
+
+    def __init__(self, patience: float, name: Callable[[], str]) -> None:
+        """`patience` is in seconds; `name` says what is being done."""
+        self.patience = patience
+        self._name = name
+        self._jobs: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="daebus-test", daemon=True)
+        self.stuck = False
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the thread."""
+        return threading.current_thread() is self._thread
+
+    def do(self, function: Callable[[], Any]) -> Any:
+        """Do something and return what it returns, or raise what it raises. Raises `Stuck`. Any thread."""
+        if self.is_here:
+            return function()
+        future = self.submit(function)
+        try:
+            return future.result(self.patience + 1.0)  # a coroutine that hangs is named by the thread itself
+        except NotDone:
+            if future.done():
+                raise  # it is what the function raised
+            self.stuck = True
+            raise Stuck(f"{self._name()} has not come to an end within {self.patience:g} s; {self._place()}") from None
+
+    def submit(self, function: Callable[[], Any]) -> Future[Any]:
+        """Have something done. Any thread."""
+        if self.stuck:
+            raise Stuck("a handler of this test client hangs: nothing more can be done with it")
+        future: Future[Any] = Future()
+        self._jobs.put((function, future))
+        return future
+
+    def ring(self) -> None:
+        """Say that there is something to do. Any thread."""
+        self._jobs.put((_nothing, Future()))
+
+    def wait(self, deadline: float) -> None:
+        """On the thread, amid a job: do one of those that other threads have given, or wait a moment for one."""
+        try:
+            job = self._jobs.get(timeout=max(0.0, min(0.02, deadline - monotonic())))
+        except Empty:
+            return
+        if job is not None:
+            _do(*job)
+
+    def end(self) -> None:
+        """End; a thread that hangs is left behind."""
+        if self._thread.is_alive():
+            self._jobs.put(None)
+            if not self.stuck:
+                self._thread.join(self.patience)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            _do(*job)
+
+    def _place(self) -> str:
+        """Say where the thread is: in the user's code, if it is below it."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        stack = extract_stack(frame) if frame is not None else []
+        ours = [each for each in stack if "daebus" not in each.filename.split("/")[-2:-1]]
+        place = (ours or list(stack))[-1:]
+        return "".join(f"it is at {each.filename}:{each.lineno}, in {each.name}" for each in place) or "it has no stack"
+
+
+def _do(function: Callable[[], Any], future: Future[Any]) -> None:
+    try:
+        result = function()
+    except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+def _nothing() -> None:
+    """The thread has been woken."""
