@@ -394,24 +394,29 @@ class _Watched(Clock):
 
 
 class Rounds:
-    """What `running` is for a thread that is run by a test."""
+    """What `running` is for a thread that is run by a test: `while running(): ...` and `while running.wait(5): ...`
+    go round so many times."""
 
     def __init__(self, rounds: int, runtime: Runtime) -> None:
         self._left = rounds
         self._runtime = runtime
+        self._asked = False  # whether a round has begun with a call
 
     def __call__(self) -> bool:
-        """Say whether the thread should go on: so many times."""
+        """Say whether the thread should go on."""
+        self._asked = True
         self._left -= 1
         return self._left >= 0
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Let so many seconds pass by the test's clock; return whether to go on."""
-        if seconds is None:
-            self._left = 0  # it waits for its end
-        else:
-            self._runtime.clock.advance(seconds)
-        return self._left > 0
+        """Let so many seconds pass by the test's clock, unless this was the last round; return whether to go on."""
+        if seconds is None or self._left <= 0:
+            self._left = 0
+            return False
+        self._runtime.clock.advance(seconds)
+        self._left -= not self._asked
+        self._asked = False
+        return True
 
 
 def _await(result: Any) -> None:

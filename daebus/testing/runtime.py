@@ -203,7 +203,7 @@ class Runtime(Service):
         if self._endpoints is not None:
             self._endpoints.serve()
         for record in self._registry.records("on_start"):
-            await_here(record.function())
+            _call(record)
         self._scheduler = Scheduler(self._registry.records("background"), self.engine.spare)
         self.engine.soon(self._open)
         self._say_ready()
@@ -211,14 +211,16 @@ class Runtime(Service):
         self.on_worker(lambda: None)
 
     def finish(self) -> BaseException | None:
-        """Stop in the order of life; return what the first on_stop function that failed has raised."""
+        """Stop in the order of life; return the first error of an on_stop function, or what else went wrong."""
+        errors: list[BaseException] = []
         self._liaison.drains()
         if not self.worker.stuck:
             self.engine.soon(partial(self._stop_listening, Event()))
-            self.on_worker(lambda: None)
+            _try(lambda: self.on_worker(lambda: None), errors)
         self.bus.unsubscribe()
         left = self.threads.stop_all(time.monotonic() + THREAD_LIMIT)
-        errors = [error for error in map(_error_of, self._registry.records("on_stop")) if error is not None]
+        for record in self._registry.records("on_stop"):
+            _try(partial(_call, record), errors)
         self._liaison.ends()
         if left:
             errors.append(Stuck(f"threads that do not end when they are told to: {', '.join(left)}"))
@@ -227,7 +229,7 @@ class Runtime(Service):
     def close(self) -> None:
         """Let go of everything."""
         if self.network is not None and not self.worker.stuck:
-            self.on_worker(partial(self.network.close, 0.0))
+            _try(partial(self.on_worker, partial(self.network.close, 0.0)), [])
         self.worker.end()
         if self._endpoints is not None:
             self._endpoints._opened = False
@@ -271,18 +273,17 @@ class Runtime(Service):
 
     def settle(self, reached: Callable[[], bool] = lambda: False) -> None:
         """Do what there is to do, and wait for coroutines and streams, until something is `reached`. On the worker."""
-        deadline = time.monotonic() + self.worker.patience
         while True:
             self.engine.run()
             for socket in list(self.sockets):
                 socket._read()
+            if self.worker.stuck:  # the test has given up
+                raise self.worker.give_up()
             if self.engine.has_work:
                 continue
             if reached() or not self._unfinished_calls():
                 return
-            if time.monotonic() > deadline:
-                raise Stuck(f"{self._what()} has not come to an end within {self.worker.patience:g} s")
-            self.worker.wait(deadline)
+            self.worker.wait()
 
     def _unfinished_calls(self) -> list[Any]:
         """What is done on other threads: coroutines, but those that wait for us, and async streams."""
@@ -319,13 +320,10 @@ class Runtime(Service):
 
         future: Future[Any] = asyncio.run_coroutine_threadsafe(coroutine, shared()._loop)
         if not self.worker.is_here:
-            return future.result()
-        deadline = time.monotonic() + self.worker.patience
+            return future.result(self.worker.patience)
         while not future.done():
-            if time.monotonic() > deadline:
-                raise Stuck(f"{coroutine!r} has not come to an end within {self.worker.patience:g} s")
             self.engine.run()
-            self.worker.wait(deadline)
+            self.worker.wait()
         return future.result()
 
     # --- time ---
@@ -371,10 +369,13 @@ class Runtime(Service):
         self.on_worker(partial(self.scheduler._begin, task), f"task {task.name!r}")
 
 
-def _error_of(record: Any) -> BaseException | None:
-    """Run an on_stop function."""
+def _call(record: Any) -> None:
+    await_here(record.function())
+
+
+def _try(function: Callable[[], Any], errors: list[BaseException]) -> None:
+    """Call a function; keep what it raises, so that what comes after it is done, too."""
     try:
-        await_here(record.function())
-    except Exception as error:  # noqa: BLE001 - it is raised when all of them have run
-        return error
-    return None
+        function()
+    except Exception as error:  # noqa: BLE001 - it is raised at the end
+        errors.append(error)

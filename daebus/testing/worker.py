@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+MARGIN = 0.2
+"""Seconds beyond the patience that the thread has to say itself which coroutine hangs."""
+
+
 class Stuck(AssertionError):
     """A handler has not come to an end within the test's patience; the text says which, and where it is."""
 
@@ -29,6 +33,7 @@ class Worker:
         self._name = name
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="daebus-test", daemon=True)
+        self._began = 0.0
         self.stuck = False
 
     def start(self) -> None:
@@ -46,12 +51,16 @@ class Worker:
             return function()
         future = self.submit(function)
         try:
-            return future.result(self.patience + 1.0)  # a coroutine that hangs is named by the thread itself
+            return future.result(self.patience + MARGIN)
         except NotDone:
             if future.done():
                 raise  # it is what the function raised
-            self.stuck = True
-            raise Stuck(f"{self._name()} has not come to an end within {self.patience:g} s; {self._place()}") from None
+            raise self.give_up(f"; {self._place()}") from None
+
+    def give_up(self, place: str = "") -> Stuck:
+        """Return what to raise for what hangs; nothing more is done after it."""
+        self.stuck = True
+        return Stuck(f"{self._name()} has not come to an end within {self.patience:g} s{place}")
 
     def submit(self, function: Callable[[], Any]) -> Future[Any]:
         """Have something done. Any thread."""
@@ -65,14 +74,22 @@ class Worker:
         """Say that there is something to do. Any thread."""
         self._jobs.put((_nothing, Future()))
 
-    def wait(self, deadline: float) -> None:
-        """On the thread, amid a job: do one of those that other threads have given, or wait a moment for one."""
+    def wait(self) -> None:
+        """On the thread, amid a job: do one of those that other threads have given, or wait a moment for one.
+
+        Raises `Stuck` when the patience is over.
+        """
+        left = self._began + self.patience - monotonic()
+        if left <= 0 or self.stuck:
+            raise self.give_up()
         try:
-            job = self._jobs.get(timeout=max(0.0, min(0.02, deadline - monotonic())))
+            job = self._jobs.get(timeout=min(0.02, left))
         except Empty:
             return
-        if job is not None:
-            _do(*job)
+        if job is None:
+            self._jobs.put(None)
+            raise self.give_up()
+        _do(*job)
 
     def end(self) -> None:
         """End; a thread that hangs is left behind."""
@@ -83,6 +100,7 @@ class Worker:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
+            self._began = monotonic()
             _do(*job)
 
     def _place(self) -> str:
@@ -91,7 +109,7 @@ class Worker:
         stack = extract_stack(frame) if frame is not None else []
         ours = [each for each in stack if "daebus" not in each.filename.split("/")[-2:-1]]
         place = (ours or list(stack))[-1:]
-        return "".join(f"it is at {each.filename}:{each.lineno}, in {each.name}" for each in place) or "it has no stack"
+        return "".join(f"it is at {each.filename}:{each.lineno}, in {each.name}" for each in place) or "it has ended"
 
 
 def _do(function: Callable[[], Any], future: Future[Any]) -> None:
