@@ -162,18 +162,21 @@ class Daebus(Registry):
         self.service, self.settings = name, settings
         return name
 
-    def test_client(self, service: str = "test", *, propagate: bool = True, patience: float = 5.0) -> Client:
+    def test_client(
+        self, service: str = "test", *, propagate: bool = True, patience: float = 5.0, debug: bool = False
+    ) -> Client:
         """Return a client that runs this service in the test's own process, without Redis, sockets and systemd:
 
             with app.test_client() as client:
                 assert client.call("greet", {"name": "Ann"}) == {"message": "Hello, Ann!"}
 
         With `propagate`, what a listener, a task or an on_reload function raises is raised in the test, too; in life
-        it is in the log. `patience` is how many seconds a handler may take before the test fails.
+        it is in the log. `patience` is how many seconds a handler may take before the test fails; `debug` is that of
+        `run`.
         """
         from .testing import Client
 
-        return Client(self, service, propagate=propagate, patience=patience)
+        return Client(self, service, propagate=propagate, patience=patience, debug=debug)
 
     def _endpoints(self, debug: bool) -> Endpoints | None:
         """Return what serves HTTP and WebSockets, if anything does; only then is it imported."""

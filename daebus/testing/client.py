@@ -61,11 +61,20 @@ class Client:
     payloads that the code has published, `logs` what it has logged, `notifications` what it has told systemd.
     """
 
-    def __init__(self, app: Daebus, service: str = "test", *, propagate: bool = True, patience: float = 5.0) -> None:
+    def __init__(
+        self,
+        app: Daebus,
+        service: str = "test",
+        *,
+        propagate: bool = True,
+        patience: float = 5.0,
+        debug: bool = False,
+    ) -> None:
         self._app = app
         self._service = service
         self._propagate = propagate
         self._patience = patience
+        self._debug = debug
         self._runtime: Runtime | None = None
         self._swaps = Swaps()
         self._daemon_before: Daebus | None = None
@@ -99,11 +108,13 @@ class Client:
     def _open(self) -> None:
         settings = RedisSettings("test-client")
         self._app._prepare(self._service, settings)
+        self._fake_redis = None
         self._daemon_before = context.running_daemon()
         context.set_daemon(self._app)
-        self._keeper.begin()
+        self._keeper.begin(debug=self._debug)
         self._replace()
-        runtime = self._runtime = Runtime(self._app, settings, self.faults, self.notifications, self._patience)
+        runtime = self._runtime = Runtime(self._app, settings, self.faults, self._patience, self._debug)
+        self.notifications = runtime.states
         runtime.switch.broadcasts = self.broadcasts
         self._swaps.put_clock(runtime.clock)
         self._swaps.put(loop, "run_here", runtime.run_here)

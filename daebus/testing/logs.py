@@ -11,9 +11,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-LEVEL = logging.INFO
-"""What is kept, as without `debug=True`."""
-
 
 class Logged:
     """One line of the log, with the fields that the journal would have."""
@@ -46,19 +43,21 @@ class Keeper(logging.Handler):
     def __init__(self, lines: list[Logged]) -> None:
         super().__init__()
         self._lines = lines
-        self._level = logging.NOTSET
+        self._level: int | None = None  # before
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record."""
         self._lines.append(Logged(record))
 
-    def begin(self) -> None:
+    def begin(self, *, debug: bool) -> None:
         """Hear what all loggers pass on to the root."""
         logging.getLogger().addHandler(self)
         self._level = logger.level
-        logger.setLevel(LEVEL)
+        logger.setLevel(logging.DEBUG if debug else logging.INFO)
 
     def end(self) -> None:
         """Hear nothing more."""
-        logging.getLogger().removeHandler(self)
-        logger.setLevel(self._level)
+        if self._level is not None:
+            logging.getLogger().removeHandler(self)
+            logger.setLevel(self._level)
+            self._level = None

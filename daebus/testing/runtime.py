@@ -72,7 +72,8 @@ class InlineEngine(Engine):
         me.ident = get_ident()
         outer, inside = me.call, self._inside
         while self._run_some(me):
-            pass
+            if self.worker is not None and self.worker.stuck:  # the test has given up
+                raise self.worker.give_up()
         me.call, self._inside = outer, inside
 
     def _run_some(self, me: _Reading) -> bool:
@@ -96,7 +97,8 @@ class InlineEngine(Engine):
     @property
     def has_work(self) -> bool:
         """Whether there is something to do."""
-        return bool(self._errands or self._overflow or self._ready or self._handed)
+        work = self._errands or self._overflow or self._ready or self._handed
+        return bool(work) and self._reader is not None
 
     @property
     def next_timer(self) -> float:
@@ -166,16 +168,13 @@ class Runtime(Service):
     engine: InlineEngine
     _notifier: InlineNotifier
 
-    def __init__(
-        self, app: Daebus, settings: RedisSettings, faults: Faults, states: list[str], patience: float
-    ) -> None:
-        """`states` gets what systemd is told; `patience` is in seconds."""
-        endpoints = app._endpoints(False)
+    def __init__(self, app: Daebus, settings: RedisSettings, faults: Faults, patience: float, debug: bool) -> None:
+        """`patience` is in seconds."""
+        endpoints = app._endpoints(debug)
         if endpoints is not None:
             endpoints.make_network = InlineNetwork
         name = app.service or ""
         super().__init__(app, name, settings, max_workers=app.max_workers, shared=False, endpoints=endpoints)
-        self._notifier.states = states
         self.faults = faults
         self.switch = self.bus.switch = Switch(faults)
         self.switch.bus = self.bus
@@ -190,6 +189,11 @@ class Runtime(Service):
     # --- life (the test's thread) ---
 
     @property
+    def states(self) -> list[str]:
+        """What systemd would have been told."""
+        return self._notifier.states
+
+    @property
     def network(self) -> InlineNetwork | None:
         """What clients of HTTP and WebSocket connect to."""
         network: Any = self._endpoints.network if self._endpoints is not None else None
@@ -202,6 +206,7 @@ class Runtime(Service):
         self.engine.start()
         if self._endpoints is not None:
             self._endpoints.serve()
+        self._run_stop = True
         for record in self._registry.records("on_start"):
             _call(record)
         self._scheduler = Scheduler(self._registry.records("background"), self.engine.spare)
@@ -219,7 +224,7 @@ class Runtime(Service):
             _try(lambda: self.on_worker(lambda: None), errors)
         self.bus.unsubscribe()
         left = self.threads.stop_all(time.monotonic() + THREAD_LIMIT)
-        for record in self._registry.records("on_stop"):
+        for record in self._registry.records("on_stop") if self._run_stop else ():
             _try(partial(_call, record), errors)
         self._liaison.ends()
         if left:
@@ -231,8 +236,6 @@ class Runtime(Service):
         if self.network is not None and not self.worker.stuck:
             _try(partial(self.on_worker, partial(self.network.close, 0.0)), [])
         self.worker.end()
-        if self._endpoints is not None:
-            self._endpoints._opened = False
         self._close()
 
     @property
@@ -263,13 +266,17 @@ class Runtime(Service):
     def on_worker(self, function: Callable[[], Any], doing: str = "") -> Any:
         """Do something on the worker, and all that follows from it. Any thread."""
         self._doing = doing or self._doing
+        return self.worker.do(partial(self._run, function, None if self.worker.is_here else current.get()))
 
-        def run() -> Any:
+    def _run(self, function: Callable[[], Any], call: Any) -> Any:
+        """Do something for a call whose handler waits for it on another thread (None: for the test)."""
+        self._waiting.append(call)
+        try:
             result = function()
             self.settle()
-            return result
-
-        return self.worker.do(run)
+        finally:
+            self._waiting.remove(call)
+        return result
 
     def settle(self, reached: Callable[[], bool] = lambda: False) -> None:
         """Do what there is to do, and wait for coroutines and streams, until something is `reached`. On the worker."""
@@ -344,6 +351,7 @@ class Runtime(Service):
         self.settle(reached)
         while not reached() and (due := self._next_due()) <= target + ROUNDING:
             clock.now = max(clock.now, due)
+            self.worker.goes_on()
             self._run_due()
             self.settle(reached)
         if not reached():

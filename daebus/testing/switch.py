@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from ..bus import Bus
-from ..errors import ConfigurationError, RedisUnavailable
+from ..errors import BadMessage, ConfigurationError, RedisUnavailable
 from ..gateway import matches
 from ..jsontext import loads
 from ..names import is_glob
@@ -98,7 +98,7 @@ class Switch:
         """Publish a message; return how many hear it. `noted`: a broadcast of the code under test is kept."""
         heard = self.bus.count(channel) + (channel in self.stubs) + (channel in self.hearers)
         if noted and self._is_broadcast(channel):
-            self.broadcasts.append((channel, loads(data)))
+            self.broadcasts.append((channel, _payload_of(data)))
         if not self.faults.loses(channel):
             if self.faults.delayed:
                 self.later(self.faults.delayed, partial(self._deliver, channel, data))
@@ -119,6 +119,14 @@ class Switch:
         stub = self.stubs.get(channel)
         if stub is not None:
             stub.take(data)
+
+
+def _payload_of(data: bytes) -> Any:
+    """Return what was published: `cache.publish` takes any text."""
+    try:
+        return loads(data)
+    except BadMessage:
+        return data.decode("utf-8", "replace")
 
 
 class InlineBus(Bus):

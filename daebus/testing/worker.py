@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from _queue import Empty, SimpleQueue
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotDone
+from concurrent.futures import Future, wait
 from time import monotonic
 from traceback import extract_stack
 
@@ -49,13 +48,17 @@ class Worker:
         """Do something and return what it returns, or raise what it raises. Raises `Stuck`. Any thread."""
         if self.is_here:
             return function()
-        future = self.submit(function)
-        try:
-            return future.result(self.patience + MARGIN)
-        except NotDone:
-            if future.done():
-                raise  # it is what the function raised
-            raise self.give_up(f"; {self._place()}") from None
+        asked, future = monotonic(), self.submit(function)
+        while not future.done():
+            left = max(asked, self._began) + self.patience + MARGIN - monotonic()
+            if left <= 0:
+                raise self.give_up(f"; {self._place()}")
+            wait([future], left)
+        return future.result()
+
+    def goes_on(self) -> None:
+        """On the thread: something has ended, and the next thing may take as long."""
+        self._began = monotonic()
 
     def give_up(self, place: str = "") -> Stuck:
         """Return what to raise for what hangs; nothing more is done after it."""
@@ -100,7 +103,7 @@ class Worker:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            self._began = monotonic()
+            self.goes_on()
             _do(*job)
 
     def _place(self) -> str:

@@ -40,6 +40,7 @@ from daebus import (
 from daebus.errors import (
     ConfigurationError,
     DaebusError,
+    DeclarationError,
     InternalError,
     RedisUnavailable,
     RemoteError,
@@ -567,6 +568,20 @@ def test_streams(app: Daebus) -> None:
             client.get("/broken")
 
 
+def test_an_async_stream_without_an_end(app: Daebus) -> None:
+    @app.route("/")
+    def events() -> Any:
+        async def without_end() -> AsyncIterator[Any]:
+            while True:
+                yield {"n": 1}
+                await asyncio.sleep(0)
+
+        return response.events(without_end())
+
+    with app.test_client() as client:
+        assert client.get("/", parts=1).events == [("message", '{"n":1}')]
+
+
 def test_a_route_that_fails_shows_why(app: Daebus) -> None:
     @app.route("/")
     def fail() -> None:
@@ -802,6 +817,8 @@ def test_the_cache_is_fakeredis(app: Daebus) -> None:
         assert client.call("count") == 5
         assert client.cache.get("count") == "5"
         assert cache.publish("news", '{"n": 1}') == 1
+        assert cache.publish("elsewhere", "no JSON") == 0
+        assert client.broadcasts == [("news", {"n": 1}), ("elsewhere", "no JSON")]
         client.clock.advance(0)
         assert heard == [{"n": 1}]
         client.faults.redis_gone()
@@ -912,6 +929,17 @@ def test_a_coroutine_that_hangs_is_named(app: Daebus) -> None:
         client.call("hang")
 
 
+def test_messages_without_an_end_are_ended(app: Daebus) -> None:
+    """Their thread, too, which the leak check looks for."""
+
+    @app.listen("echo")
+    def echo(_payload: Any) -> None:
+        broadcast.send("echo", {})
+
+    with pytest.raises(Stuck, match="has not come to an end"), app.test_client(patience=0.05) as client:
+        client.publish("echo", 1)
+
+
 def test_one_client_at_a_time_and_none_that_is_closed(app: Daebus) -> None:
     client = app.test_client()
     with pytest.raises(DaebusError, match="not open"):
@@ -977,12 +1005,17 @@ def test_what_waits_for_its_turn_is_done(app: Daebus) -> None:
     assert ran == [{"n": each} for each in range(5)]
 
 
-def test_the_client_can_be_used_in_a_stub(app: Daebus) -> None:
+@pytest.mark.parametrize("coroutine", [False, True])
+def test_the_client_can_be_used_in_a_stub(app: Daebus, coroutine: bool) -> None:
     heard: list[Any] = []
 
-    @app.action("read")
     def read() -> Any:
         return sensor.send_request("read")
+
+    async def read_later() -> Any:
+        return await async_sensor.send_request("read")
+
+    app.action("read")(read_later if coroutine else read)
 
     @app.listen("news")
     def news(payload: Any) -> None:
@@ -992,10 +1025,64 @@ def test_the_client_can_be_used_in_a_stub(app: Daebus) -> None:
         client.publish("news", 1)
         return "answer"
 
+    async def answer_later() -> str:
+        await asyncio.sleep(0)
+        return answer()
+
     with app.test_client() as client:
-        client.stub("sensor", "read", answer)
+        client.stub("sensor", "read", answer_later if coroutine else answer)
         assert client.call("read") == "answer"
     assert heard == [1]
+
+
+def test_patience_is_for_each_handler_and_not_for_all_of_them(app: Daebus) -> None:
+    ran: list[float] = []
+
+    @app.background("nap", interval=1)
+    def nap() -> None:
+        ran.append(client.clock.now)
+        time.sleep(0.01)
+
+    with app.test_client(patience=0.2) as client:
+        client.clock.advance(60)
+    assert len(ran) == 60
+
+
+def test_a_sync_caller_in_a_coroutine(app: Daebus) -> None:
+    """Not what one should do, but in life it works."""
+
+    @app.action("outer")
+    async def outer() -> Any:
+        return DaebusCaller("test").send_request("inner"), sensor.send_request("read")
+
+    app.action("inner")(lambda: "inner")
+    with app.test_client() as client:
+        client.stub("sensor", "read", 1)
+        assert client.call("outer") == ["inner", 1]
+
+
+def test_debugging(app: Daebus) -> None:
+    @app.route("/")
+    def fail() -> None:
+        raise ZeroDivisionError("by what")
+
+    with app.test_client(debug=True) as client:
+        assert "by what" in client.get("/").json["details"]
+        assert "DEBUG" in [line.level for line in client.logs]
+
+
+def test_a_service_that_cannot_start_leaves_nothing_behind() -> None:
+    app = Daebus("app")
+    app.attach(DaebusWebSocket(9001)).gateway(actions=["missing"])
+    ran: list[str] = []
+    app.on_stop(lambda: ran.append("stop"))
+    level = log.logger.level
+    for _ in range(2):
+        with pytest.raises(DeclarationError, match="'missing', which this service does not have"), app.test_client():
+            pass
+    with pytest.raises(ConfigurationError), app.test_client(""):
+        pass
+    assert (ran, log.logger.level, context.running_daemon()) == ([], level, None)
 
 
 def test_annotations() -> None:
