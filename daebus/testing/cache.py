@@ -32,7 +32,7 @@ def fake_redis(switch: Switch) -> FakeRedis:
             "`cache` in a test needs fakeredis: pip install 'daebus[testing]' (Debian: python3-fakeredis)"
         ) from None
     server = fakeredis.FakeServer()
-    client = fakeredis.FakeStrictRedis(server=server, decode_responses=True)
+    client: Any = fakeredis.FakeStrictRedis(server=server, decode_responses=True)
     publish = client.publish
 
     def publish_to_both(channel: Any, message: Any, **options: Any) -> int:
