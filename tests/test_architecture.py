@@ -19,8 +19,20 @@ PACKAGE = ROOT / "daebus"
 # From the bottom up. A module may import those of lower layers and its neighbours on its own layer.
 LAYERS = {
     "words": ["errors", "names", "settings"],
-    "pure": ["jsontext", "message", "resp", "schedule", "routes", "policy", "http1", "wsframes"],
-    "declared": ["log", "registry", "work", "forms", "pubsub", "exchange", "wsexchange", "context", "hooks", "journal"],
+    "pure": ["jsontext", "message", "resp", "schedule", "routes", "policy", "http1", "wsframes", "parameters", "hints"],
+    "declared": [
+        "log",
+        "registry",
+        "work",
+        "contract",
+        "forms",
+        "pubsub",
+        "exchange",
+        "wsexchange",
+        "context",
+        "hooks",
+        "journal",
+    ],
     "room": ["dispatch", "inbox", "workflows"],
     "doors and threads": [
         "redispy",
@@ -47,14 +59,14 @@ LAYERS = {
         "gateway",
     ],
     "life": ["systemd", "endpoints", "connecting", "watchdog", "liaison", "service"],
-    "faces": ["http", "websocket", "app", "__init__", "cli", "__main__"],
+    "faces": ["http", "websocket", "app", "__init__", "cli", "testing", "__main__"],
 }
+# Folders that stand in the layers as one module.
+PACKAGES = ["cli", "testing"]
 # `broadcast` and `cache` are views for users' code; what is behind them is imported when they are first used.
 ON_USE = {("context", "redispy"), ("context", "hub"), ("exchange", "staticfiles")}
 # Stands beside the layers: it starts Redis, knows nothing of services, and no layer needs it.
 APART = ["redisserver"]
-# The test kit, a package: it replaces the edges of all layers, and only `app.test_client` imports it.
-KIT = "testing"
 
 WORLDLY = {"socket", "threading", "time", "os", "logging", "selectors", "ssl", "subprocess", "asyncio"}
 PUBLIC = {
@@ -62,20 +74,8 @@ PUBLIC = {
     "DaebusWorkflow", "HttpRequest", "HttpResponse", "PubSubRequest", "PubSubResponse", "WebSocketRequest",
     "WebSocketResponse", "broadcast", "cache", "direct_logger", "get_daemon", "logger", "request", "response",
 }  # fmt: skip
-HEAVY = [
-    "daebus.testing",
-    "click",
-    "h11",
-    "wsproto",
-    "redis",
-    "asyncio",
-    "http",
-    "ssl",
-    "uuid",
-    "inspect",
-    "dataclasses",
-    "typing",
-]
+HEAVY = ["click", "h11", "wsproto", "redis", "asyncio", "http", "ssl", "uuid", "inspect", "dataclasses", "typing"]
+HEAVY += ["daebus.testing"]
 
 
 def rank(module: str) -> int:
@@ -83,23 +83,33 @@ def rank(module: str) -> int:
 
 
 def modules() -> list[str]:
-    return sorted(path.stem for path in PACKAGE.glob("*.py"))
+    """The modules, and the packages that count as one: those of the layers that are folders."""
+    return sorted({path.stem for path in PACKAGE.glob("*.py")} | set(PACKAGES))
+
+
+def sources(module: str) -> Iterator[tuple[Path, int]]:
+    """The files of a module, each with how many dots lead to the package from there."""
+    if module not in PACKAGES:
+        yield PACKAGE / f"{module}.py", 1
+    else:
+        yield from ((path, 2) for path in (PACKAGE / module).glob("*.py"))
 
 
 def imports(module: str) -> Iterator[tuple[str, str]]:
     """Each import of a module, those for type checkers apart: ("ours", "errors") or ("theirs", "socket")."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
-    for node in without_type_checking(tree):
-        if isinstance(node, ast.Import):
-            for name in node.names:
-                yield sort_out(name.name)
-        elif isinstance(node, ast.ImportFrom) and (node.level or node.module == "daebus"):
-            names = [node.module] if node.level and node.module else [name.name for name in node.names]
-            for name_of_ours in names:
-                head = name_of_ours.partition(".")[0]
-                yield "ours", "__init__" if head == "__version__" else head
-        elif isinstance(node, ast.ImportFrom):
-            yield sort_out(node.module or "")
+    for path, dots in sources(module):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in without_type_checking(tree):
+            if isinstance(node, ast.Import):
+                for name in node.names:
+                    yield sort_out(name.name)
+            elif isinstance(node, ast.ImportFrom) and (node.level == dots or node.module == "daebus"):
+                names = [node.module] if node.level and node.module else [name.name for name in node.names]
+                for name_of_ours in names:
+                    head = name_of_ours.partition(".")[0]
+                    yield "ours", "__init__" if head == "__version__" else head
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                yield sort_out(node.module or "")
 
 
 def sort_out(name: str) -> tuple[str, str]:
@@ -115,11 +125,6 @@ def without_type_checking(tree: ast.AST) -> Iterator[ast.AST]:
         yield from without_type_checking(node)
 
 
-@pytest.mark.parametrize("module", [module for module in modules() if module not in APART])
-def test_the_test_kit_is_imported_on_use_by_the_app_alone(module: str) -> None:
-    assert (module == "app") is (("ours", KIT) in set(imports(module)))
-
-
 def test_every_module_has_its_place() -> None:
     placed = {module for names in LAYERS.values() for module in names} | set(APART)
     assert set(modules()) == placed
@@ -127,9 +132,7 @@ def test_every_module_has_its_place() -> None:
 
 @pytest.mark.parametrize("module", [module for module in modules() if module not in APART])
 def test_a_module_imports_nothing_from_above_it(module: str) -> None:
-    above = {
-        (module, name) for kind, name in imports(module) if kind == "ours" and name != KIT and rank(name) > rank(module)
-    }
+    above = {(module, name) for kind, name in imports(module) if kind == "ours" and rank(name) > rank(module)}
     assert above <= ON_USE
 
 
@@ -213,6 +216,12 @@ print(json.dumps({
     "handlers": [repr(handler) for handler in logging.getLogger().handlers],
 }))
 """
+
+
+@pytest.mark.parametrize("module", [module for module in modules() if module != "testing"])
+def test_the_test_kit_is_imported_by_the_app_alone(module: str) -> None:
+    """And there when it is used; `test_importing_is_inert` sees to that."""
+    assert (("ours", "testing") in set(imports(module))) is (module == "app")
 
 
 def test_imports_are_seen_in_all_their_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

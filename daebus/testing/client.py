@@ -203,15 +203,19 @@ class Client:
             raise
 
     def publish(self, channel: str, payload: Any) -> int:
-        """Publish a message; return how many listeners heard it. They have run when this returns."""
-        runtime, data = self._open_runtime, checked(dumps(payload))
-        return int(self._watched(partial(self._publish, channel, data), f"listeners of {channel!r}", runtime))
+        """Publish a message; return how many listeners have run for it.
 
-    def _publish(self, channel: str, data: bytes) -> int:
+        None has for a message that is lost, late, or not what the listener takes; the log says so of the last.
+        """
+        runtime, data = self._open_runtime, checked(dumps(payload))
+        before = runtime.dispatcher.heard
+        self._watched(partial(self._publish, channel, data), f"listeners of {channel!r}")
+        return runtime.dispatcher.heard - before
+
+    def _publish(self, channel: str, data: bytes) -> None:
         runtime = self._open_runtime
         runtime.switch.check(runtime.settings)
         runtime.switch.publish(channel, data, noted=False)
-        return runtime.bus.count(channel)
 
     def workflow(self, name: str, payload: Any = None) -> Conversation:
         """Begin a workflow. Raises what `DaebusWorkflow.start` would."""
@@ -376,15 +380,14 @@ class Client:
         if changed and self._runtime is not None:
             self._runtime.on_worker(partial(self._runtime.bus.change, connected=not gone))
 
-    def _watched(self, function: Callable[[], Any], doing: str, runtime: Runtime | None = None) -> Any:
+    def _watched(self, function: Callable[[], Any], doing: str) -> None:
         """Do something, and raise what failed meanwhile where nobody would hear of it."""
         before = len(self.logs)
-        result = (runtime or self._open_runtime).on_worker(function, doing)
+        self._open_runtime.on_worker(function, doing)
         if self._propagate:
             for line in self.logs[before:]:
                 if line.is_failure and line.exception is not None:
                     raise line.exception
-        return result
 
 
 class _Watched(Clock):

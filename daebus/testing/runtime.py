@@ -16,6 +16,7 @@ from ..context import current
 from ..dispatch import Dispatcher
 from ..engine import Engine, _Reading
 from ..errors import DaebusError
+from ..inbox import ListenCall
 from ..scheduler import Scheduler
 from ..service import THREAD_LIMIT, Service
 from ..systemd import Notifier
@@ -34,17 +35,29 @@ if TYPE_CHECKING:
 
     from ..app import Daebus
     from ..dispatch import Call
+    from ..errors import BadPayload
     from ..scheduler import Task
     from ..settings import RedisSettings
     from .sockets import WebSocketClient
 
 
 class InlineDispatcher(Dispatcher):
-    """The dispatcher, and what handlers have raised unexpectedly, by error id."""
+    """The dispatcher, and what a test asks about: what handlers have raised unexpectedly, by error id, and how many
+    messages were heard."""
 
     def __init__(self, service: str, actions: Any, flush: Callable[[], object]) -> None:
         super().__init__(service, actions, flush)
         self.failures: dict[str, BaseException] = {}
+        self.heard = 0
+
+    def handle(self, call: Any) -> bool:
+        """Run a handler."""
+        self.heard += type(call) is ListenCall
+        return super().handle(call)
+
+    def _broken(self, call: Call, error: BadPayload) -> None:
+        self.heard -= type(call) is ListenCall
+        super()._broken(call, error)
 
     def _log_failure(self, call: Call, error: BaseException, error_id: str) -> None:
         self.failures[error_id] = error

@@ -97,6 +97,10 @@ heard = []
 def echo():
     return {"payload": request.payload, "service": request.service}
 
+@app.action("typed")
+def typed(percent: int, room: str = "hall") -> str:
+    return f"{room} {percent}"
+
 @app.action("steps")
 async def steps():
     yield {"at": 1}
@@ -193,7 +197,7 @@ def talk():
 ACTIONS: list[tuple[str, Any]] = [
     ("echo", {"a": [1, None, "ä"]}), ("echo", None), ("echo", "text"), ("echo", "stop"), ("steps", {}), ("busy", {}),
     ("crash", {}), ("odd", {}), ("error", {}), ("missing", {}), ("wrong", {}), ("ech", {}), ("", {}), ("shout", {}),
-    ("heard", {}),
+    ("heard", {}), ("typed", {"percent": 4}), ("typed", {"percent": "much"}), ("typed", {"percnt": 4}),
 ]  # fmt: skip
 ROUTES: list[tuple[str, str, Any]] = [
     ("GET", "/things/4?b=1&b=2", None), ("POST", "/things/4", {"a": 1}), ("GET", "/things/x", None),

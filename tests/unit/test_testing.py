@@ -38,6 +38,7 @@ from daebus import (
     response,
 )
 from daebus.errors import (
+    BadPayload,
     ConfigurationError,
     DaebusError,
     DeclarationError,
@@ -321,6 +322,26 @@ def test_listeners_hear_what_is_published(app: Daebus) -> None:
         assert client.publish("slow", 4) == 1
         assert heard == [{"value": 1}, ("sensor.hall", {"value": 1}), ("sensor.attic", [2]), 4]
         assert client.broadcasts == []
+
+
+def test_typed_parameters_are_checked(app: Daebus) -> None:
+    heard: list[float] = []
+
+    @app.action("dim")
+    def dim(percent: int, room: str = "hall") -> str:
+        return f"{room} {percent}"
+
+    @app.listen("temp")
+    def temp(celsius: float) -> None:
+        heard.append(celsius)
+
+    with app.test_client() as client:
+        assert client.call("dim", percent=4) == "hall 4"
+        with pytest.raises(BadPayload, match="'percent' must be a whole number"):
+            client.call("dim", percent="much")
+        assert (client.publish("temp", {"celsius": 21}), client.publish("temp", {"celsius": "warm"})) == (1, 0)
+        assert (heard, client.counts["broken"]) == ([21], 1)
+        assert client.logs[-1].level == "WARNING"
 
 
 def test_broadcasts_are_kept_and_heard(app: Daebus) -> None:
@@ -757,7 +778,7 @@ def test_what_is_dropped_never_arrives(app: Daebus) -> None:
 
     with app.test_client() as client:
         client.faults.drop("sensor.*")
-        client.publish("sensor.a", 1)
+        assert client.publish("sensor.a", 1) == 0
         assert heard == []
         client.faults.drop("answers")
         with pytest.raises(RequestTimeout, match="No answer from 'test' to 'act' within 5 s"):
