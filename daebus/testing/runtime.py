@@ -49,6 +49,21 @@ class InlineDispatcher(Dispatcher):
         super().__init__(service, actions, flush)
         self.failures: dict[str, BaseException] = {}
         self.heard = 0
+        self.ring: Callable[[], None] = lambda: None  # tells the worker that a coroutine has ended
+        self._ending: set[Any] = set()
+
+    @property
+    def unfinished(self) -> set[Any]:
+        """The calls whose coroutines run, or have yet to let the next one run."""
+        return {*self.awaiting, *self._ending}
+
+    async def _await(self, call: Call, result: Any) -> None:
+        self._ending.add(call)
+        try:
+            await super()._await(call, result)
+        finally:
+            self._ending.discard(call)
+            self.ring()
 
     def handle(self, call: Any) -> bool:
         """Run a handler."""
@@ -76,6 +91,10 @@ class InlineEngine(Engine):
     def start(self) -> None:
         """Begin to take things."""
         self._reader = _Reading()
+
+    def give_up(self) -> None:
+        """Begin nothing more. Any thread."""
+        self._reader = None
 
     def run(self) -> None:
         """Do all there is to do. On the worker; also within a handler that waits for something."""
@@ -139,11 +158,6 @@ class InlineEngine(Engine):
     def _rest(self) -> None:
         return None
 
-    def resume(self, work: Any) -> None:
-        """Say that a handler has ended away from here. Any thread."""
-        super().resume(work)
-        self.ring()
-
     def _strike(self) -> None:
         if self.worker is not None and not self.worker.is_here:
             self.worker.ring()
@@ -193,6 +207,7 @@ class Runtime(Service):
         self.switch.bus = self.bus
         self.switch.later = self._later
         self.worker = self.engine.worker = Worker(patience, self._what)
+        self.dispatcher.ring = self.engine.ring
         self.clock = Clock(self._move)
         self.sockets: list[WebSocketClient] = []
         self._stubs: list[InlineDispatcher] = []
@@ -232,7 +247,9 @@ class Runtime(Service):
         """Stop in the order of life; return the first error of an on_stop function, or what else went wrong."""
         errors: list[BaseException] = []
         self._liaison.drains()
-        if not self.worker.stuck:
+        if self.worker.stuck:
+            self.engine.give_up()
+        else:
             self.engine.soon(partial(self._stop_listening, Event()))
             _try(lambda: self.on_worker(lambda: None), errors)
         self.bus.unsubscribe()
@@ -270,6 +287,7 @@ class Runtime(Service):
             dispatcher.failures = self.dispatcher.failures
             dispatcher.start_coroutine = self.dispatcher.start_coroutine
             dispatcher.resume = self.engine.resume
+            dispatcher.ring = self.engine.ring
             self._stubs.append(dispatcher)
             found = self.switch.stubs[service] = StubService(self.switch, dispatcher, lambda call: call.run())
         return found
@@ -309,7 +327,7 @@ class Runtime(Service):
         """What is done on other threads: coroutines, but those that wait for us, and async streams."""
         calls: list[Any] = []
         for dispatcher in (self.dispatcher, *self._stubs):
-            calls += dispatcher.awaiting
+            calls += dispatcher.unfinished
         if self._endpoints is not None:
             calls += [call for door in self._endpoints._doors for call in list(door.streams)]
         return [call for call in calls if call not in self._waiting]

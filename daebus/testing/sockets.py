@@ -8,7 +8,7 @@ from itertools import count
 
 from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode
 
-from ..errors import error_from_wire
+from ..errors import BadMessage, error_from_wire
 from ..jsontext import dumps, loads
 from .web import read_answer, request_bytes
 
@@ -27,6 +27,14 @@ _HANDSHAKE = {
 }
 
 
+def _decoded(text: str) -> Any:
+    """Return the value of a message, or its text if that is no JSON."""
+    try:
+        return loads(text)
+    except BadMessage:
+        return text
+
+
 class NothingReceived(AssertionError):
     """Nothing more has come, and nothing is under way."""
 
@@ -40,7 +48,7 @@ class Refused(Exception):
 
 
 class WebSocketClient:
-    """One client. `closed` is the code and the reason that the service has closed with, None while it is open."""
+    """One client. `closed` is the code and the reason that it was closed with, None while it is open."""
 
     def __init__(self, runtime: Runtime, connection: MemoryConnection) -> None:
         self._runtime = runtime
@@ -143,6 +151,8 @@ class WebSocketClient:
             self._take_frames()
         elif data:
             self._connection.sent[:0] = data  # the answer to the handshake
+        if self._connection.closed and self.closed is None:  # without a word
+            self.closed = (1006, "")
 
     def _take_frames(self) -> None:
         for frame in self._frames.received_frames():
@@ -154,7 +164,7 @@ class WebSocketClient:
             elif frame.opcode in (Opcode.TEXT, Opcode.CONTINUATION):
                 self._text += payload
                 if frame.message_finished:
-                    self._received.append(loads(self._text))
+                    self._received.append(_decoded(self._text))
                     self._text = ""
 
     def _take_close(self, code: int, reason: str | None) -> None:

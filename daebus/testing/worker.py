@@ -98,8 +98,7 @@ class Worker:
         """End; a thread that hangs is left behind."""
         if self._thread.is_alive():
             self._jobs.put(None)
-            if not self.stuck:
-                self._thread.join(self.patience)
+            self._thread.join(MARGIN if self.stuck else self.patience)
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:

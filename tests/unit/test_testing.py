@@ -28,6 +28,7 @@ from daebus import (
     cache,
     context,
     dispatch,
+    engine,
     get_daemon,
     hub,
     link,
@@ -342,6 +343,26 @@ def test_typed_parameters_are_checked(app: Daebus) -> None:
         assert (client.publish("temp", {"celsius": 21}), client.publish("temp", {"celsius": "warm"})) == (1, 0)
         assert (heard, client.counts["broken"]) == ([21], 1)
         assert client.logs[-1].level == "WARNING"
+
+
+def test_what_a_coroutine_leaves_to_be_done_is_done_too(app: Daebus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next message of a listener may run a moment after the last one has ended: that moment is waited for."""
+    heard: list[Any] = []
+    resume = engine.Engine.resume
+
+    def resume_late(made: Any, work: Any) -> None:
+        time.sleep(0.05)
+        resume(made, work)
+
+    @app.listen("news")
+    async def news(payload: Any) -> None:
+        heard.append(payload)
+
+    monkeypatch.setattr(engine.Engine, "resume", resume_late)
+    with app.test_client() as client:
+        for each in range(3):
+            assert client.publish("news", each) == 1
+    assert heard == [0, 1, 2]
 
 
 def test_broadcasts_are_kept_and_heard(app: Daebus) -> None:
@@ -669,6 +690,33 @@ def test_a_websocket(app: Daebus) -> None:
     assert third.closed == (1001, "the service is stopping")
 
 
+def test_how_a_websocket_may_end(app: Daebus) -> None:
+    @app.socket("leave")
+    def leave(code: Any, client_id: str) -> None:
+        app.websocket.disconnect_client(client_id, code, "enough")
+
+    @app.socket("cut")
+    def cut(_data: Any, client_id: str) -> None:
+        app.websocket.clients[client_id].connection.abort()
+
+    @app.socket("text")
+    def text(_data: Any, client_id: str) -> None:
+        app.websocket.clients[client_id].send("no JSON")
+
+    with app.test_client() as client:
+        one, two = client.websocket(), client.websocket()
+        one.send("text")
+        assert one.receive() == "no JSON"
+        one.send("leave", 4001)
+        two.send("cut")
+        assert (one.closed, two.closed) == ((4001, "enough"), (1006, ""))
+        with pytest.raises(NothingReceived, match="closed with 4001 'enough'"):
+            one.receive()
+        with pytest.raises(ConnectionError, match="4001 enough"):
+            one.send("text")
+        assert app.websocket.get_client_count() == 0
+
+
 def test_the_rate_limit_and_the_keepalive_obey_the_clock(app: Daebus) -> None:
     @app.socket("echo")
     def echo(data: Any) -> Any:
@@ -928,10 +976,10 @@ def test_a_handler_that_hangs_is_named(app: Daebus) -> None:
         go.wait()
 
     try:
-        within = pytest.raises(Stuck, match=r"Action 'hang'.* within 0.05 s; it is at .*, in (wait|hang)")
-        with within, app.test_client(patience=0.05) as client:
+        within = pytest.raises(Stuck, match=r"Action 'hang'.* within 0.3 s; it is at .*, in (wait|hang)")
+        with within, app.test_client(patience=0.3) as client:
             client.call("hang")
-        with app.test_client(patience=0.05) as client:
+        with app.test_client(patience=0.3) as client:
             with pytest.raises(Stuck):
                 client.call("hang")
             with pytest.raises(Stuck, match="nothing more can be done"):
@@ -946,7 +994,7 @@ def test_a_coroutine_that_hangs_is_named(app: Daebus) -> None:
         await asyncio.Event().wait()
 
     hangs = pytest.raises(Stuck, match=r"Action 'hang'.* has not come to an end")
-    with hangs, app.test_client(patience=0.05) as client:
+    with hangs, app.test_client(patience=0.3) as client:
         client.call("hang")
 
 
@@ -957,7 +1005,7 @@ def test_messages_without_an_end_are_ended(app: Daebus) -> None:
     def echo(_payload: Any) -> None:
         broadcast.send("echo", {})
 
-    with pytest.raises(Stuck, match="has not come to an end"), app.test_client(patience=0.05) as client:
+    with pytest.raises(Stuck, match="has not come to an end"), app.test_client(patience=0.3) as client:
         client.publish("echo", 1)
 
 
@@ -1062,9 +1110,9 @@ def test_patience_is_for_each_handler_and_not_for_all_of_them(app: Daebus) -> No
     @app.background("nap", interval=1)
     def nap() -> None:
         ran.append(client.clock.now)
-        time.sleep(0.01)
+        time.sleep(0.025)
 
-    with app.test_client(patience=0.2) as client:
+    with app.test_client(patience=1.0) as client:
         client.clock.advance(60)
     assert len(ran) == 60
 
