@@ -77,7 +77,6 @@ class Client:
         self._debug = debug
         self._runtime: Runtime | None = None
         self._swaps = Swaps()
-        self._daemon_before: Daebus | None = None
         self._hubs: dict[object, InlineHub | InlineAsyncHub] = {}
         self._fake_redis: Any = None
         self._planned: list[tuple[str, str, Stub]] = []  # stubs from before the start
@@ -109,8 +108,7 @@ class Client:
         settings = RedisSettings("test-client")
         self._app._prepare(self._service, settings)
         self._fake_redis = None
-        self._daemon_before = context.running_daemon()
-        context.set_daemon(self._app)
+        self._swaps.put(context, "_daemon", self._app)
         self._keeper.begin(debug=self._debug)
         self._replace()
         runtime = self._runtime = Runtime(self._app, settings, self.faults, self._patience, self._debug)
@@ -118,7 +116,7 @@ class Client:
         runtime.switch.broadcasts = self.broadcasts
         self._swaps.put_clock(runtime.clock)
         self._swaps.put(loop, "run_here", runtime.run_here)
-        self._app._running = runtime
+        self._swaps.put(self._app, "_running", runtime)
         for service, action, stub in self._planned:
             runtime.stub(service).answers(action, stub)
         runtime.begin()
@@ -144,10 +142,6 @@ class Client:
             self._hubs.clear()
             self._swaps.undo()
             self._keeper.end()
-            if context.running_daemon() is self._app:
-                context.set_daemon(self._daemon_before)
-            if self._app._running is runtime:
-                self._app._running = None
             self._runtime = None
             _one_at_a_time.release()
         return error

@@ -1009,7 +1009,7 @@ def test_messages_without_an_end_are_ended(app: Daebus) -> None:
         client.publish("echo", 1)
 
 
-def test_one_client_at_a_time_and_none_that_is_closed(app: Daebus) -> None:
+def test_one_client_at_a_time_and_none_that_is_closed(app: Daebus, monkeypatch: pytest.MonkeyPatch) -> None:
     client = app.test_client()
     with pytest.raises(DaebusError, match="not open"):
         client.call("act")
@@ -1019,6 +1019,13 @@ def test_one_client_at_a_time_and_none_that_is_closed(app: Daebus) -> None:
         assert client.request("act").code == "unknown_action"
     with pytest.raises(ConfigurationError, match="cannot be a service name"), app.test_client("no good"):
         pass
+    running: Any = object()
+    monkeypatch.setattr(app, "_running", running)
+    monkeypatch.setattr(context, "_daemon", app)
+    with pytest.raises(ConfigurationError, match="runs already"), app.test_client():
+        pass
+    assert (app._running, get_daemon()) == (running, app)
+    monkeypatch.undo()
     with app.test_client():
         pass
 
