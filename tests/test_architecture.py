@@ -59,10 +59,10 @@ LAYERS = {
         "gateway",
     ],
     "life": ["systemd", "endpoints", "connecting", "watchdog", "liaison", "service"],
-    "faces": ["http", "websocket", "app", "__init__", "cli", "__main__"],
+    "faces": ["http", "websocket", "app", "__init__", "cli", "testing", "__main__"],
 }
 # Folders that stand in the layers as one module.
-PACKAGES = ["cli"]
+PACKAGES = ["cli", "testing"]
 # `broadcast` and `cache` are views for users' code; what is behind them is imported when they are first used.
 ON_USE = {("context", "redispy"), ("context", "hub"), ("exchange", "staticfiles")}
 # Stands beside the layers: it starts Redis, knows nothing of services, and no layer needs it.
@@ -75,6 +75,7 @@ PUBLIC = {
     "WebSocketResponse", "broadcast", "cache", "direct_logger", "get_daemon", "logger", "request", "response",
 }  # fmt: skip
 HEAVY = ["click", "h11", "wsproto", "redis", "asyncio", "http", "ssl", "uuid", "inspect", "dataclasses", "typing"]
+HEAVY += ["daebus.testing"]
 
 
 def rank(module: str) -> int:
@@ -215,6 +216,12 @@ print(json.dumps({
     "handlers": [repr(handler) for handler in logging.getLogger().handlers],
 }))
 """
+
+
+@pytest.mark.parametrize("module", [module for module in modules() if module != "testing"])
+def test_the_test_kit_is_imported_by_the_app_alone(module: str) -> None:
+    """And there when it is used; `test_importing_is_inert` sees to that."""
+    assert (("ours", "testing") in set(imports(module))) is (module == "app")
 
 
 def test_imports_are_seen_in_all_their_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def test_the_unit_tests_ran_on_the_installed_files(packages: Path) -> None:
 
 def test_the_library_is_whole(packages: Path) -> None:
     """Every file of the library that git knows is in the package."""
-    known = run("git", "ls-files", "daebus", "Daebus.py").split()
+    known = run("git", "ls-files", "daebus", "Daebus.py", "pytest_daebus.py").split()
     installed = set(contents(packages, "python3-daebus"))
     assert known
     assert [name for name in known if f"/usr/lib/python3/dist-packages/{name}" not in installed] == []
