@@ -60,6 +60,11 @@ class Span:
         self.under: Span | None = None
 
     @property
+    def key(self) -> object:
+        """What tells it from calls of others. (All messages of a workflow have one id, those of a WebSocket none.)"""
+        return self.service, self.pid, self.request_id, self.action
+
+    @property
     def failed(self) -> bool:
         """Whether it ended with an error."""
         return bool(self.error_id) or (bool(self.outcome) and not self.outcome.startswith(GOOD))
@@ -84,10 +89,12 @@ def trace_of(name: str, entries: Sequence[dict[str, Any]]) -> Trace:
     """Return the trace that these entries, at least one, are of."""
     clock = _Clock(entries)
     spans = _spans(entries, clock)
-    for span in sorted(spans, key=lambda one: one.began):
-        span.under = _parent_of(span, spans)
+    spans.sort(key=_moment)
+    by_id, by_service = _groups(spans, "request_id"), _groups(spans, "service")
+    for span in spans:
+        span.under = _parent_of(span, by_id, by_service)
     roots: list[Span] = []
-    for span in sorted(spans, key=lambda one: one.began):
+    for span in spans:
         (span.under.children if span.under is not None else roots).append(span)
     first = min(span.began for span in spans)
     for span in spans:
@@ -137,15 +144,19 @@ def _spans(entries: Sequence[dict[str, Any]], clock: _Clock) -> list[Span]:
         for entry in entries
         if text_in(entry, "DAEBUS_OUTCOME")
     ]
+    own: dict[object, list[Span]] = {}
+    for span in spans:
+        own.setdefault(span.key, []).append(span)
     for entry in entries:
         if text_in(entry, "DAEBUS_OUTCOME"):
             continue
         began = clock.began(entry)
-        span = _span_of(entry, began, spans)
-        if span is None:
-            span = Span(entry, began, began, "")
-            spans.append(span)
-        _note(span, entry)
+        made = Span(entry, began, began, "")
+        same = own.setdefault(made.key, [])
+        if not same:
+            same.append(made)
+            spans.append(made)
+        _note(min(same, key=lambda span: abs(span.began - began)), entry)
     return spans
 
 
@@ -160,22 +171,20 @@ def _note(span: Span, entry: dict[str, Any]) -> None:
     span.lines.append(Line(at, priority_of(entry), text_in(entry, "MESSAGE")))
 
 
-def _span_of(entry: dict[str, Any], began: float, spans: list[Span]) -> Span | None:
-    """Return the call in which this was logged: the one of its request, process and action that began when it says.
-    (All messages of a workflow have one id, and those of a WebSocket may have none.)"""
-    names = ("_PID", "DAEBUS_REQUEST_ID", "DAEBUS_ACTION")
-    whose = (name_in(entry), *(text_in(entry, name) for name in names))
-    own = [span for span in spans if (span.service, span.pid, span.request_id, span.action) == whose]
-    return min(own, key=lambda span: abs(span.began - began), default=None)
+def _groups(spans: list[Span], name: str) -> dict[str, list[Span]]:
+    groups: dict[str, list[Span]] = {}
+    for span in spans:
+        groups.setdefault(getattr(span, name), []).append(span)
+    return groups
 
 
-def _parent_of(span: Span, spans: list[Span]) -> Span | None:
+def _parent_of(span: Span, by_id: dict[str, list[Span]], by_service: dict[str, list[Span]]) -> Span | None:
     """Return the call in which this one was made: the one that it names, else one of its caller's that was under way;
     None if there is none, so it began the trace."""
-    named = [one for one in spans if span.parent and one.request_id == span.parent and one is not span]
+    named = [one for one in by_id.get(span.parent, ()) if one is not span] if span.parent else []
     own = [one for one in named if one.service == span.caller] or named
     if not own:
-        own = [one for one in spans if one.service == span.caller and one is not span and one.holds(span.began)]
+        own = [one for one in by_service.get(span.caller, ()) if one is not span and one.holds(span.began)]
     earlier = [one for one in own if one.began <= span.began and _depth(one, span) is not None]
     under_way = [one for one in earlier if one.holds(span.began)] or earlier
     return max(under_way, key=lambda one: one.began, default=None)
