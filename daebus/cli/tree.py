@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from .journal import name_in, number_in, text_in
 from .logs import LEVELS, painted, priority_of
 from .output import visible
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
 
 DEEPEST = 60
 """Levels of the tree; what would stand deeper stands on the topmost one."""
+
+_AN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""How a caller is named that is no service: it says nothing to people."""
 
 FAILED = "failed"
 """The outcome of a call of which only its error is in the journal."""
@@ -237,7 +242,7 @@ def _row(began: str, took: str, result: str, rest: str) -> str:
 
 def _span_lines(span: Span, first: str, further: str, style: _Style) -> Iterator[str]:
     name = f"{first}{visible(span.service)} {visible(span.action)}"
-    if span.under is None and span.caller:
+    if span.under is None and span.caller and not _AN_ID.fullmatch(span.caller):
         name = f"{name}  (asked by {visible(span.caller)})"
     took = f"{(span.ended - span.began) * 1000:.1f}"
     row = _row(f"{span.began * 1000:.1f}", took if span.outcome else f">{took}", visible(span.outcome) or "?", name)

@@ -272,6 +272,14 @@ def test_http_can_ask_for_one(command: Command, launch: Launcher, bus: PrivateSe
     assert answer == value.split("-")[1:3]
 
 
+@pytest.mark.parametrize("word", ["logs", "trace", "doctor"])
+def test_help_has_an_example(command: Command, word: str) -> None:
+    done = command.run(word, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Example: " in done.stdout
+    assert f"  {word} " in command.run("--help").stdout
+
+
 # --- doctor ---
 
 

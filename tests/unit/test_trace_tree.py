@@ -190,6 +190,15 @@ def test_broken_fields_are_no_harm(junk: object) -> None:
         lines_for(one, "", False)
 
 
+def test_who_began_it_is_named_if_that_says_something() -> None:
+    callers = ("desk", "127.0.0.1:5", "0d52c7a9-8e0e-4f2b-9a53-0b5ce38a3f6d")
+    trace = trace_of("t", [ended("a", str(n), n, 1, daebus_caller=caller) for n, caller in enumerate(callers)])
+    first, second, third = list(shown(trace, False))[1:]
+    assert first.endswith("a act  (asked by desk)")
+    assert second.endswith("a act  (asked by 127.0.0.1:5)")
+    assert third.endswith("a act")
+
+
 def test_the_traces_of_entries_the_last_one_first() -> None:
     found = [{"DAEBUS_TRACE": "a"}, {"DAEBUS_TRACE": "b"}, {}, {"DAEBUS_TRACE": "a"}]
     assert traces_in(found) == ["a", "b"]
