@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from shutil import get_terminal_size
+from textwrap import wrap
 
 import click
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from .findings import Finding
 
 FOUND_PROBLEMS = 1
+WIDEST = 100_000
+"""Columns of what is no terminal."""
+
 COLOURS = {PROBLEM: "31", WARNING: "33", NOT_HERE: "2", "ok": "32"}
 
 
@@ -37,22 +42,25 @@ def doctor(context: click.Context, settings: RedisSettings, as_json: bool) -> No
         say(one_line([described(one) for one in found]))
     else:
         coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        for line in lines_for(found, coloured):
+        width = get_terminal_size().columns if sys.stdout.isatty() else WIDEST
+        for line in lines_for(found, width, coloured):
             say(line)
     if any(one.level == PROBLEM for one in found):
         context.exit(FOUND_PROBLEMS)
 
 
-def lines_for(found: list[Finding], coloured: bool) -> Iterator[str]:
-    """Yield a line for each finding, one for its fix, and the count of what is not well."""
-    width = max((len(one.name) for one in found), default=0)
+def lines_for(found: list[Finding], width: int, coloured: bool) -> Iterator[str]:
+    """Yield each finding, within a width, and its fix in one line to be copied; and the count of what is not well."""
+    names = max((len(one.name) for one in found), default=0)
     for one in found:
         level = f"{one.level:<8}"
         if coloured:
             level = f"\033[{COLOURS[one.level]}m{level}\033[0m"
-        yield f"{level}  {visible(one.name):<{width}}  {visible(one.text)}"
+        first, *rest = wrap(visible(one.text), max(20, width - names - 12)) or [""]
+        yield f"{level}  {visible(one.name):<{names}}  {first}"
+        yield from (f"{'':{names + 12}}{line}" for line in rest)
         if one.fix:
-            yield f"{'':10}{'':{width}}  > {visible(one.fix)}"
+            yield f"{'':10}> {visible(one.fix)}"
     problems, warnings = (sum(one.level == level for one in found) for level in (PROBLEM, WARNING))
     yield f"{counted(problems, 'problem')}, {counted(warnings, 'warning')}"
 

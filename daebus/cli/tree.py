@@ -211,19 +211,23 @@ def _depth(span: Span, below: Span) -> int | None:
 def shown(trace: Trace, coloured: bool) -> Iterator[str]:
     """Yield the lines that show a trace: when each call began after the first (ms), how long it took, how it went."""
     yield _row("BEGAN ms", "TOOK ms", "RESULT", "CALL")
-    errors = {span.error_id for span in _all(trace.roots) if span.error_id}
     for root in trace.roots:
-        yield from _span_lines(root, "", "", _Style(coloured, errors))
+        yield from _span_lines(root, "", "", coloured)
+    yield from _blocks(list(_all(trace.roots)), coloured)
 
 
-class _Style:
-    """How a trace is shown: in colour or not; the ids of the errors that are in it."""
+def _blocks(spans: list[Span], coloured: bool) -> Iterator[str]:
+    """Yield what was logged with more than one line, tracebacks that is: below the tree there is room for them.
 
-    __slots__ = ("coloured", "errors")
-
-    def __init__(self, coloured: bool, errors: set[str]) -> None:
-        self.coloured = coloured
-        self.errors = errors
+    Of errors that only pass on another one of the trace there is no need to see where.
+    """
+    errors = {span.error_id for span in spans if span.error_id}
+    for span in spans:
+        for line in span.lines:
+            first, *rest = line.text.split("\n")
+            if rest and not any(error_id in rest[-1] for error_id in errors):
+                block = [f"{span.service}: {first}", *(f"    {one}" for one in rest)]
+                yield from ("", *(painted(visible(one), line.priority) if coloured else visible(one) for one in block))
 
 
 def _all(spans: list[Span]) -> Iterator[Span]:
@@ -237,35 +241,30 @@ def _moment(one: Line | Span) -> float:
 
 
 def _row(began: str, took: str, result: str, rest: str) -> str:
-    return f"{began:>9} {took:>9}  {result:<9} {rest}".rstrip()
+    return f"{began:>8} {took:>8}  {result:<7} {rest}".rstrip()
 
 
-def _span_lines(span: Span, first: str, further: str, style: _Style) -> Iterator[str]:
+def _span_lines(span: Span, first: str, further: str, coloured: bool) -> Iterator[str]:
     name = f"{first}{visible(span.service)} {visible(span.action)}"
     if span.under is None and span.caller and not _AN_ID.fullmatch(span.caller):
         name = f"{name}  (asked by {visible(span.caller)})"
     took = f"{(span.ended - span.began) * 1000:.1f}"
     row = _row(f"{span.began * 1000:.1f}", took if span.outcome else f">{took}", visible(span.outcome) or "?", name)
-    yield painted(row, 3) if style.coloured and span.failed else row
+    yield painted(row, 3) if coloured and span.failed else row
     inner: list[Line | Span] = sorted([*span.lines, *span.children], key=_moment)
     for number, one in enumerate(inner):
         last = number == len(inner) - 1
         if isinstance(one, Span):
             branch, beside = ("└─ ", "   ") if last else ("├─ ", "│  ")
-            yield from _span_lines(one, further + branch, further + beside, style)
+            yield from _span_lines(one, further + branch, further + beside, coloured)
         else:
             children_follow = any(isinstance(each, Span) for each in inner[number + 1 :])
-            yield from _log_lines(one, f"{further}{'│  ' if children_follow else '   '}", style)
+            yield _log_line(one, f"{further}{'│  ' if children_follow else '   '}", coloured)
 
 
-def _log_lines(line: Line, before: str, style: _Style) -> Iterator[str]:
-    first, *rest = line.text.split("\n")
-    if rest and any(error_id in rest[-1] for error_id in style.errors):
-        rest = rest[-1:]  # the traceback that tells why stands with the call that it names
-    texts = [f"{LEVELS[line.priority]} {visible(first)}", *(f"  {visible(one)}" for one in rest)]
-    for number, text in enumerate(texts):
-        began = "" if number else f"{line.at * 1000:.1f}"
-        yield _row(began, "", "", f"{before}{painted(text, line.priority) if style.coloured else text}")
+def _log_line(line: Line, before: str, coloured: bool) -> str:
+    text = f"{LEVELS[line.priority]} {visible(line.text.partition(chr(10))[0])}"
+    return _row(f"{line.at * 1000:.1f}", "", "", f"{before}{painted(text, line.priority) if coloured else text}")
 
 
 # --- for programs ---

@@ -237,8 +237,8 @@ def test_a_trace_for_people_and_for_programs(command: Command, journal: Journal)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         "Trace t, 2023-11-14 22:13:19.998",
-        " BEGAN ms   TOOK ms  RESULT    CALL",
-        "      0.0       1.5  ok        lamp dim",
+        "BEGAN ms  TOOK ms  RESULT  CALL",
+        "     0.0      1.5  ok      lamp dim",
     ]
     wanted = ["DAEBUS_TRACE=r", "+", "DAEBUS_REQUEST_ID=r", "+", "DAEBUS_ERROR_ID=r"]
     assert [asked[1:] for asked in journal.asked] == [wanted, ["DAEBUS_TRACE=t"]]
@@ -309,7 +309,7 @@ def test_the_doctor_without_redis(command: Command) -> None:
     done = command.run("doctor", "--redis", f"redis://127.0.0.1:{free_port()}")
     assert done.returncode == 1
     assert done.stdout.startswith("problem   redis ")
-    assert "\n            " in done.stdout
+    assert "\n          > start it: " in done.stdout
     assert done.stdout.splitlines()[-1].startswith("1 problem, ")
 
 
