@@ -13,6 +13,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from .context import current
 from .errors import (
+    BadPayload,
     Busy,
     DaebusError,
     Expired,
@@ -258,6 +259,9 @@ class Dispatcher:
 
     def _failed(self, call: Call, error: BaseException) -> None:
         response = call.response
+        if response is None and isinstance(error, BadPayload) and error.for_caller:
+            self._broken(call, error)
+            return
         answerable = response is not None and not response.answered
         if answerable and (self._answered_by_hook(call, error) or self._said_by_the_user(call, error)):
             return
@@ -269,6 +273,12 @@ class Dispatcher:
         answer = self._fixed_sentence(error, error_id)
         if not self._answered_by_hook(call, answer):
             self._fail(call, answer)
+
+    def _broken(self, call: Call, error: BadPayload) -> None:
+        """Count a message that is not what its listener takes, and say so: nobody awaits an answer."""
+        self.counts.broken += 1
+        text = f"{call} was not run for a message: {one_line(str(error))}"
+        self.seldom.log(logging.WARNING, ("broken", call.work.name), text)
 
     def _answered_by_hook(self, call: Call, error: BaseException) -> bool:
         hook = self.hooks.for_error(error, call) if self.hooks is not None else None

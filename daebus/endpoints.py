@@ -149,7 +149,7 @@ class Endpoints:
         table = RouteTable()
         for record in self._registry.records("route"):
             method, _, path = record.name.partition(" ")
-            table.add(method, path, (Work(record), route_arguments(record.name, record.function, record.subject)))
+            table.add(method, path, (Work(record), _arguments(record)))
         if self.sockets is not None:
             client = Work(Record("route", "GET /daebus.js", _browser_client))
             table.add("GET", "/daebus.js", (client, (None,)))
@@ -279,6 +279,12 @@ class _Mounted:
         if answer.file is not None:
             response.file_part = (OpenFile(answer.file), answer.offset, answer.length)
         return response
+
+
+def _arguments(record: Record) -> tuple[str | None, ...]:
+    if record.contract is not None:
+        return (None,)  # the contract reads the values of the path from the request
+    return route_arguments(record.name, record.function, record.subject)
 
 
 def _folder(record: Record) -> _Mounted:

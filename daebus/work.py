@@ -46,10 +46,11 @@ class Work:
 
     def __init__(self, record: Record) -> None:
         self.name = record.name
-        self.function: Callable[..., Any] = record.function
+        contract = record.contract
+        self.function: Callable[..., Any] = record.function if contract is None else contract.call
         self.ordered = record.kind == "listen"
         self.hooked = record.kind in ("action", "route")  # the functions of app.before, after and error serve it
-        self.wants_channel = self.ordered and _positional(record.function) >= 2
+        self.wants_channel = self.ordered and (contract is not None or _positional(record.function) >= 2)
         self.slow = record.inline is False
         self.learns = record.inline is None
         self.quick_runs = 0
