@@ -25,6 +25,9 @@ COMMANDS = {
     "call": "messages",
     "pub": "messages",
     "sub": "messages",
+    "logs": "logs",
+    "trace": "trace",
+    "doctor": "doctor",
     "version": "messages",
 }
 """The commands in the order in which `--help` lists them, each with the module that has it, under the same name."""
