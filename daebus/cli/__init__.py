@@ -25,6 +25,7 @@ COMMANDS = {
     "call": "messages",
     "pub": "messages",
     "sub": "messages",
+    "run": "develop",
     "version": "messages",
 }
 """The commands in the order in which `--help` lists them, each with the module that has it, under the same name."""
