@@ -26,6 +26,7 @@ COMMANDS = {
     "pub": "messages",
     "sub": "messages",
     "run": "develop",
+    "bench": "benchmark",
     "version": "messages",
 }
 """The commands in the order in which `--help` lists them, each with the module that has it, under the same name."""
