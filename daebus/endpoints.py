@@ -59,6 +59,7 @@ class Endpoints:
         self._debug = debug
         self._doors: list[HttpDoor] = []
         self.sockets: Any = None
+        self._works: list[Work] = []  # of routes and folders
         self.network: Network
         self._opened = False
 
@@ -149,11 +150,14 @@ class Endpoints:
         table = RouteTable()
         for record in self._registry.records("route"):
             method, _, path = record.name.partition(" ")
-            table.add(method, path, (Work(record), route_arguments(record.name, record.function, record.subject)))
+            work = Work(record)
+            table.add(method, path, (work, route_arguments(record.name, record.function, record.subject)))
+            self._works.append(work)
         if self.sockets is not None:
             client = Work(Record("route", "GET /daebus.js", _browser_client))
             table.add("GET", "/daebus.js", (client, (None,)))
         folders = [_folder(record) for record in self._registry.records("static")]
+        self._works += [folder.work for folder in folders]
         return Site(table, sorted(folders, key=lambda one: len(one.prefix), reverse=True))
 
     @property
@@ -166,6 +170,16 @@ class Endpoints:
     def clients(self) -> int:
         """How many WebSocket clients there are."""
         return len(self.sockets.sessions) if self.sockets is not None else 0
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self.network.connections) if self._opened else 0
+
+    @property
+    def works(self) -> list[Work]:
+        """The handlers of routes, folders and WebSocket messages."""
+        return [*self._works, *(self.sockets.works if self.sockets is not None else ())]
 
     @property
     def is_held(self) -> bool:
@@ -254,7 +268,7 @@ class _Mounted:
         options = record.subject
         self.prefix = record.name if record.name.endswith("/") else f"{record.name}/"
         self._folder = Folder(self.prefix, root, index=options["index"], max_age=options["max_age"])
-        self.work = Work(Record("route", f"GET {self.prefix}", self._answer))
+        self.work = Work(Record("folder", self.prefix, self._answer))
 
     def holds(self, path: str) -> bool:
         """Whether a path is below this folder."""

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "daebus"
 # From the bottom up. A module may import those of lower layers and its neighbours on its own layer.
 LAYERS = {
     "words": ["errors", "names", "settings"],
-    "pure": ["jsontext", "message", "resp", "schedule", "routes", "policy", "http1", "wsframes"],
+    "pure": ["jsontext", "message", "resp", "schedule", "routes", "policy", "tally", "http1", "wsframes"],
     "declared": ["log", "registry", "work", "forms", "pubsub", "exchange", "wsexchange", "context", "hooks", "journal"],
     "room": ["dispatch", "inbox", "workflows"],
     "doors and threads": [
@@ -36,6 +36,7 @@ LAYERS = {
         "client",
         "aio",
         "subscription",
+        "census",
         "workflow_caller",
         "scheduler",
         "threads",
@@ -46,13 +47,14 @@ LAYERS = {
         "wsdoor",
         "gateway",
     ],
-    "life": ["systemd", "endpoints", "connecting", "watchdog", "liaison", "service"],
+    "life": ["systemd", "endpoints", "connecting", "watchdog", "liaison", "introspection", "service"],
     "faces": ["http", "websocket", "app", "__init__", "cli", "__main__"],
 }
 # Folders that stand in the layers as one module.
 PACKAGES = ["cli"]
 # `broadcast` and `cache` are views for users' code; what is behind them is imported when they are first used.
-ON_USE = {("context", "redispy"), ("context", "hub"), ("exchange", "staticfiles")}
+# The version stands in the package itself, because it is public.
+ON_USE = {("context", "redispy"), ("context", "hub"), ("exchange", "staticfiles"), ("introspection", "__init__")}
 # Stand beside the layers: they find or start Redis, know nothing of services, and no layer needs them but the command.
 APART = ["redisserver", "someredis"]
 
