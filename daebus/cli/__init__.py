@@ -26,6 +26,7 @@ COMMANDS = {
     "pub": "messages",
     "sub": "messages",
     "run": "develop",
+    "shell": "shell",
     "bench": "benchmark",
     "version": "messages",
 }
