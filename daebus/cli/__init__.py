@@ -25,6 +25,7 @@ COMMANDS = {
     "call": "messages",
     "pub": "messages",
     "sub": "messages",
+    "new": "scaffold",
     "run": "develop",
     "shell": "shell",
     "bench": "benchmark",

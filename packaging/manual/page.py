@@ -9,7 +9,7 @@ import click
 
 from . import roff
 
-SECTIONS = ("Payloads", "Listening", "Exit status", "Environment and files")
+SECTIONS = ("Payloads", "Listening", "While you write", "A shell", "Measuring", "Exit status", "Environment and files")
 """What the page has of the documentation."""
 
 RANGE = re.compile(r"\s+\[[^\]]*[<>]=?[^\]]*\]$")

@@ -7,6 +7,7 @@ from textwrap import wrap
 
 ESCAPED = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "~": "\\(ti", '"': "\\(dq"}
 WIDTH = 80
+BULLET = ".IP \\(bu 2"
 INLINE = re.compile(r"`(?P<code>[^`]+)`|\*\*(?P<strong>[^*]+)\*\*|\[(?P<text>[^\]]+)\]\([^)]*\)")
 
 
@@ -63,16 +64,29 @@ def section(markdown: str, title: str) -> str:
 
 
 def body(markdown: str) -> list[str]:
-    """Return paragraphs, tables and blocks of code. The titles of a table's columns are left out."""
+    """Return paragraphs, lists, tables and blocks of code. The titles of a table's columns are left out."""
     lines: list[str] = []
     for block in _blocks(markdown):
         if block[0].startswith("```"):
             lines += verbatim(block[1:-1])
+        elif block[0].startswith("- "):
+            lines += [line for entry in _entries(block) for line in (BULLET, *paragraph(entry))]
         elif block[0].startswith("|"):
             lines += [line for row in block[2:] for line in _row(row)]
         else:
             lines += [".PP", *paragraph(" ".join(block))]
     return lines
+
+
+def _entries(block: list[str]) -> list[str]:
+    """Return the entries of a list, each as one line."""
+    entries: list[str] = []
+    for line in block:
+        if line.startswith("- "):
+            entries.append(line[2:])
+        else:
+            entries[-1] += f" {line.strip()}"
+    return entries
 
 
 def _row(row: str) -> list[str]:

@@ -37,7 +37,7 @@ def test_each_command_has_its_part(made: str) -> None:
 def test_sections_come_from_the_documentation(made: str) -> None:
     for title in page.SECTIONS:
         assert f"\n.SH {title.upper()}\n" in made
-    assert "\n.TP\n\\fB130\\fR\nCtrl\\-C\n" in made
+    assert "\n.TP\n\\fB130\\fR\nCtrl\\-C, or" in made
     with pytest.raises(LookupError, match="no section 'Payloads'"):
         page.manual(commands, "", __version__, "")
 
@@ -88,9 +88,11 @@ def test_no_line_of_a_paragraph_is_a_request() -> None:
 
 
 def test_blocks() -> None:
-    text = "One\ntwo.\n\n```text\n.a\n\nb\n```\n\n| x | y | z |\n|---|---|---|\n| `k` | v | w |\n| 1 | u | |\n"
+    text = "One\ntwo.\n\n- a\n  b - c\n- d\n\n```text\n.a\n\nb\n```\n\n"
+    text += "| x | y | z |\n|---|---|---|\n| `k` | v | w |\n| 1 | u | |\n"
     assert roff.body(text) == [
         ".PP", "One two.",
+        ".IP \\(bu 2", "a b \\- c", ".IP \\(bu 2", "d",
         ".PP", ".nf", ".RS", "\\&.a", "", "b", ".RE", ".fi",
         ".TP", "\\fBk\\fR", "v; w",
         ".TP", "\\fB1\\fR", "u",
