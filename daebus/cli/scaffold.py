@@ -32,8 +32,8 @@ def new(name: str, folder: str, http: bool) -> None:
     """
     check_name(name)
     files = {
-        os.path.join(folder, f"{name}.py"): service_file(name, http=http),
-        os.path.join(folder, f"test_{name.replace('-', '_')}.py"): test_file(name, http=http),
+        _path(folder, f"{name}.py"): service_file(name, http=http),
+        _path(folder, f"test_{name.replace('-', '_')}.py"): test_file(name, http=http),
     }
     for path in files:
         if os.path.lexists(path):
@@ -41,6 +41,10 @@ def new(name: str, folder: str, http: bool) -> None:
     _write(folder, files)
     script, tests = map(shlex.quote, files)
     say("\n".join([*files, "", *next_steps(name, script, tests)]))
+
+
+def _path(folder: str, name: str) -> str:
+    return os.path.normpath(os.path.join(folder, name))
 
 
 def check_name(name: str, unit_folders: tuple[str, ...] = UNIT_FOLDERS) -> None:

@@ -7,7 +7,7 @@ from textwrap import wrap
 
 ESCAPED = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "~": "\\(ti", '"': "\\(dq"}
 WIDTH = 80
-BULLET = ".IP \\(bu 2"
+BULLET = ".IP \\[u2022] 2"
 INLINE = re.compile(r"`(?P<code>[^`]+)`|\*\*(?P<strong>[^*]+)\*\*|\[(?P<text>[^\]]+)\]\([^)]*\)")
 
 

@@ -93,7 +93,7 @@ def test_nothing_is_overwritten(tmp_path: Path, there: str) -> None:
     (tmp_path / there).write_text("mine")
     done = new(tmp_path, "lamp")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"daebus: configuration: ./{there} is there already: ")
+    assert done.stderr.startswith(f"daebus: configuration: {there} is there already: ")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 

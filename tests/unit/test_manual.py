@@ -92,7 +92,7 @@ def test_blocks() -> None:
     text += "| x | y | z |\n|---|---|---|\n| `k` | v | w |\n| 1 | u | |\n"
     assert roff.body(text) == [
         ".PP", "One two.",
-        ".IP \\(bu 2", "a b \\- c", ".IP \\(bu 2", "d",
+        ".IP \\[u2022] 2", "a b \\- c", ".IP \\[u2022] 2", "d",
         ".PP", ".nf", ".RS", "\\&.a", "", "b", ".RE", ".fi",
         ".TP", "\\fBk\\fR", "v; w",
         ".TP", "\\fB1\\fR", "u",
