@@ -22,7 +22,7 @@ LONGEST_LINE = 65536
 NOT_FOR_CHILDREN = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 """Variables by which systemd speaks to us, if it has started us."""
 
-LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT(\d\d:\d\d:\d\d)\S* (DEBUG|INFO|WARNING|ERROR|CRITICAL) +(.*)", re.DOTALL)
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT(\d\d:\d\d:\d\d)\S* (DEBUG  |INFO   |WARNING|ERROR  |CRITICAL) (.*)", re.DOTALL)
 LEVEL_COLOURS = {"DEBUG": "2", "INFO": "0", "WARNING": "33", "ERROR": "31", "CRITICAL": "31"}
 NAME_COLOURS = ("36", "35", "32", "34", "33", "96", "95", "92")
 
@@ -55,7 +55,7 @@ class Look:
         """Return a line as it is shown. On a terminal, a line of Daebus' log looks as it would there."""
         text = line.decode(errors="replace").rstrip("\r")
         if self._colour and (found := LOG_LINE.fullmatch(text)):
-            text = f"\033[2m{found[1]}\033[0m \033[{LEVEL_COLOURS[found[2]]}m{found[3]}\033[0m"
+            text = f"\033[2m{found[1]}\033[0m \033[{LEVEL_COLOURS[found[2].strip()]}m{found[3]}\033[0m"
         return f"{self._head}{text}\n".encode("utf-8", "backslashreplace")
 
 

@@ -17,7 +17,7 @@ from ..someredis import some_redis
 from .arguments import some_redis_option
 from .children import STOP_SECONDS, Child, Look
 from .output import STDOUT, tell
-from .watching import Watched, broken, changed
+from .watching import Watched, broken, changed, near
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ class Supervisor:
             tell(f"daebus: {wrong}; {goes_on} until that is mended")
             return
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        tell(f"daebus: {os.path.relpath(paths[0])}{more} changed; {runner.name} is started again")
+        tell(f"daebus: {near(paths[0])}{more} changed; {runner.name} is started again")
         if runner.child is None:
             self._start(runner)
         else:

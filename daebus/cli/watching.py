@@ -76,7 +76,13 @@ def broken(paths: list[str]) -> str | None:
                 warnings.simplefilter("ignore")
                 compile(file.read(), path, "exec", dont_inherit=True)
         except SyntaxError as error:
-            return f"{os.path.relpath(path)}:{error.lineno}: {error.msg}"
+            return f"{near(path)}:{error.lineno}: {error.msg}"
         except (OSError, ValueError) as error:  # it cannot be read; it has a zero byte in it
-            return f"{os.path.relpath(path)}: {error}"
+            return f"{near(path)}: {error}"
     return None
+
+
+def near(path: str) -> str:
+    """Return a path as a person would write it: from here if it is below."""
+    found = os.path.relpath(path)
+    return path if found.startswith("..") else found

@@ -107,6 +107,20 @@ def test_completions_ask_the_command(shell: str) -> None:
         subprocess.run([program, "-n"], input=text, text=True, check=True)
 
 
+def test_bash_completes(tmp_path: Path) -> None:
+    (tmp_path / "completion").write_text(completions.completion("bash", commands))
+    command = tmp_path / "daebus"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m daebus "$@"\n')
+    command.chmod(0o755)
+    words = "COMP_WORDS=(daebus ca) COMP_CWORD=1; _daebus_completion daebus; echo ${COMPREPLY[@]}"
+    done = subprocess.run(
+        ["bash", "--norc", "-c", f"source {tmp_path}/completion; {words}"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("call\n", "")
+
+
 def test_zsh_completes_at_the_first_tab() -> None:
     """Whichever version of click made the file."""
     text = completions.completion("zsh", commands)
