@@ -12,12 +12,14 @@ SERVICE = '''\
 # ///
 """The service NAME."""
 
+from collections import deque
+
 <plain>from daebus import Daebus, broadcast, logger
 <http>from daebus import Daebus, DaebusHttp, HttpRequest, broadcast, logger
 
 app = Daebus(__name__)
 <http>app.attach(DaebusHttp(port=8080))
-heard: list[str] = []
+heard: deque[str] = deque(maxlen=100)
 
 
 @app.action("greet")
@@ -35,7 +37,7 @@ def news(text: str) -> None:
 
 @app.background("report", 60)
 def report() -> None:
-    """Tell whoever listens how many news have come, every 60 seconds."""
+    """Tell whoever listens how many news there are, every 60 seconds."""
     broadcast.send("NAME.report", {"heard": len(heard)})
 
 

@@ -114,7 +114,7 @@ def test_bash_completes(tmp_path: Path) -> None:
     command.chmod(0o755)
     words = "COMP_WORDS=(daebus ca) COMP_CWORD=1; _daebus_completion daebus; echo ${COMPREPLY[@]}"
     done = subprocess.run(
-        ["bash", "--norc", "-c", f"source {tmp_path}/completion; {words}"],
+        ["/bin/bash", "--norc", "-c", f"source {tmp_path}/completion; {words}"],
         env={"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
