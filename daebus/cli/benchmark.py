@@ -51,9 +51,23 @@ INTERRUPTED, NOTHING_ANSWERED = 130, 1
 @click.argument("service", required=False)
 @click.argument("action", required=False)
 @click.argument("payload", nargs=-1)
-@click.option("--callers", metavar="N", type=click.IntRange(1, 1000), default=10, help="How many at a time, too (10).")
-@click.option("--seconds", metavar="S", type=click.FloatRange(0.1, 86400), default=5.0, help="How long, each (5).")
-@click.option("--size", metavar="BYTES", type=click.IntRange(0, 500_000), help="Of the text that is sent (32).")
+@click.option(
+    "--callers",
+    metavar="N",
+    type=click.IntRange(1, 1000),
+    default=10,
+    help="How many side by side, after one alone (10).",
+)
+@click.option(
+    "--seconds",
+    metavar="S",
+    type=click.FloatRange(0.1, 86400),
+    default=5.0,
+    help="How long one, and several, call (5).",
+)
+@click.option(
+    "--size", metavar="BYTES", type=click.IntRange(0, 500_000), help="How long the text is that the bus carries (32)."
+)
 @click.option("--rate", metavar="R", type=click.FloatRange(0.01, 1e6), help="At most so many calls a second.")
 @click.option("--yes", is_flag=True, help="Do not ask before the action of a service is run.")
 @json_option
