@@ -140,6 +140,8 @@ class Daebus(Registry):
         if name in self.listen_handlers:
             raise DeclarationError(f"channel {name!r} is the service's own: use actions for it, not a listener")
         self.service, self.settings = name, settings
+        for record in self._records.values():
+            record.contract  # noqa: B018 - a type hint that cannot be checked is found before anything is begun
         context.set_daemon(self)
         self._running = Service(
             self,

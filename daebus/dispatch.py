@@ -13,6 +13,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from .context import current
 from .errors import (
+    BadPayload,
     Busy,
     DaebusError,
     Expired,
@@ -26,6 +27,7 @@ from .errors import (
 from .jsontext import dumps
 from .log import Budget, Seldom, logger, one_line
 from .names import shown
+from .tally import UNSORTED
 from .work import Work
 
 TYPE_CHECKING = False
@@ -163,7 +165,10 @@ class Dispatcher:
             if self.verbose:
                 self._tell(call)
             current.reset(token)
-        call.work.tally.ran(monotonic() - call.began)
+        tally = call.work.tally  # as `tally.ran`, without a further call
+        tally.times.append(monotonic() - call.began)
+        if len(tally.times) >= UNSORTED:
+            tally.sort()
         return True
 
     def _go_on_alone(self, call: Call, result: Any) -> bool:
@@ -255,6 +260,9 @@ class Dispatcher:
 
     def _failed(self, call: Call, error: BaseException) -> None:
         response = call.response
+        if response is None and isinstance(error, BadPayload) and error.for_caller:
+            self._broken(call, error)
+            return
         answerable = response is not None and not response.answered
         if answerable and (self._answered_by_hook(call, error) or self._said_by_the_user(call, error)):
             return
@@ -268,6 +276,12 @@ class Dispatcher:
         answer = self._fixed_sentence(error, error_id)
         if not self._answered_by_hook(call, answer):
             self._fail(call, answer)
+
+    def _broken(self, call: Call, error: BadPayload) -> None:
+        """Count a message that is not what its listener takes, and say so: nobody awaits an answer."""
+        self.counts.broken += 1
+        text = f"{call} was not run for a message: {one_line(str(error))}"
+        self.seldom.log(logging.WARNING, ("broken", call.work.name), text)
 
     def _answered_by_hook(self, call: Call, error: BaseException) -> bool:
         hook = self.hooks.for_error(error, call) if self.hooks is not None else None

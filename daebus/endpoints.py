@@ -60,6 +60,7 @@ class Endpoints:
         self._doors: list[HttpDoor] = []
         self.sockets: Any = None
         self._works: list[Work] = []  # of routes and folders
+        self.metrics: Callable[[], bytes] = bytes  # set before `open`
         self.network: Network
         self._opened = False
 
@@ -151,14 +152,23 @@ class Endpoints:
         for record in self._registry.records("route"):
             method, _, path = record.name.partition(" ")
             work = Work(record)
-            table.add(method, path, (work, route_arguments(record.name, record.function, record.subject)))
+            table.add(method, path, (work, _arguments(record)))
             self._works.append(work)
         if self.sockets is not None:
             client = Work(Record("route", "GET /daebus.js", _browser_client))
             table.add("GET", "/daebus.js", (client, (None,)))
+        if self._http is not None and self._http.metrics is not None:
+            path = self._http.metrics
+            table.add("GET", path, (Work(Record("route", f"GET {path}", self._give_metrics)), (None,)))
         folders = [_folder(record) for record in self._registry.records("static")]
         self._works += [folder.work for folder in folders]
         return Site(table, sorted(folders, key=lambda one: len(one.prefix), reverse=True))
+
+    def _give_metrics(self, _request: HttpRequest) -> HttpResponse:
+        """Serve what Prometheus asks for."""
+        from .metrics import CONTENT_TYPE
+
+        return HttpResponse().send(self.metrics(), content_type=CONTENT_TYPE).header("Cache-Control", "no-store")
 
     @property
     def addresses(self) -> list[str]:
@@ -293,6 +303,12 @@ class _Mounted:
         if answer.file is not None:
             response.file_part = (OpenFile(answer.file), answer.offset, answer.length)
         return response
+
+
+def _arguments(record: Record) -> tuple[str | None, ...]:
+    if record.contract is not None:
+        return (None,)  # the contract reads the values of the path from the request
+    return route_arguments(record.name, record.function, record.subject)
 
 
 def _folder(record: Record) -> _Mounted:

@@ -191,6 +191,11 @@ class HttpRequest:
         return self.query if self._fields is _UNREAD else self._fields
 
     @property
+    def is_text(self) -> bool:
+        """Whether the values of `payload` are text, because they come from a query or a form."""
+        return self._json is _UNREAD
+
+    @property
     def json(self) -> Any:
         """The value of a JSON body; None without one, or if the body is of another type."""
         return None if self._json is _UNREAD else self._json

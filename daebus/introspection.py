@@ -10,11 +10,11 @@ import os
 import socket
 import sys
 import threading
+import time
 from time import monotonic, process_time
 
 from .jsontext import dumps
 from .message import MAX_MESSAGE
-from .tally import percentile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class Introspection:
         self._max_workers = max_workers
         self._shared = shared
         self._began = monotonic()
+        self._started: float | None = None  # the process, in seconds since 1970
         self.works: list[Work] = []  # the handlers whose runs are counted, beside those of the endpoints
         self.answers: dict[str, Callable[[PubSubRequest], Answer]] = {
             PING: lambda _request: self.ping(),
@@ -101,10 +102,20 @@ class Introspection:
 
     def stats(self) -> Answer:
         """Return how the service fares."""
-        service, endpoints = self._service, self._endpoints
-        failure = service.dispatcher.last_error
+        failure = self._service.dispatcher.last_error
         return {
             **self._identity(),
+            **self._state(),
+            "memory": memory_of_process(_read("/proc/self/statm"))[1],
+            "cpu": round(process_time(), 3),
+            "threads": threading.active_count(),
+            "handlers": [counted(work) for work in self.all_works()],
+            "last_error": failure and {key: getattr(failure, key) for key in failure.__slots__},
+        }
+
+    def _state(self) -> Answer:
+        service, endpoints = self._service, self._endpoints
+        return {
             "counts": service.counts(),
             "busy": service.engine.busy_workers,
             "max_workers": self._max_workers,
@@ -116,12 +127,38 @@ class Introspection:
                 "address": str(service.settings),
                 "reconnections": service.bus.reconnections,
             },
-            "memory": resident_bytes(),
-            "cpu": round(process_time(), 3),
-            "threads": threading.active_count(),
-            "handlers": [counted(work) for work in self.all_works()],
-            "last_error": failure and {key: getattr(failure, key) for key in failure.__slots__},
         }
+
+    def metrics(self) -> bytes:
+        """Return the same for Prometheus."""
+        from . import metrics
+
+        state = self._state()
+        numbers = {
+            **state["counts"],
+            "busy_workers": state["busy"],
+            "max_workers": state["max_workers"],
+            "queued": state["queued"],
+            "websocket_clients": state["clients"],
+            "connections": state["connections"],
+            "redis_connected": int(state["redis"]["connected"]),
+        }
+        who = {key: str(value) for key, value in self.ping().items() if key in ("service", "version")}
+        handlers = [(work.kind, work.name, work.tally.taken()) for work in self.all_works()]
+        return metrics.render(who, numbers, self._process_numbers(), handlers)
+
+    def _process_numbers(self) -> dict[str, float]:
+        virtual, resident = memory_of_process(_read("/proc/self/statm"))
+        numbers: dict[str, float] = {
+            "process_virtual_memory_bytes": virtual,
+            "process_resident_memory_bytes": resident,
+            "process_cpu_seconds_total": process_time(),
+        }
+        if self._started is None:  # once: a clock that is set must not move the past
+            self._started = start_of_process(_read("/proc/self/stat"))
+        if self._started is not None:
+            numbers["process_start_time_seconds"] = self._started
+        return numbers
 
     def all_works(self) -> list[Work]:
         """Return the handlers whose runs are counted, in the order of their kinds and declarations."""
@@ -144,23 +181,24 @@ def described(record: Record, running: Iterable[str] = ()) -> Answer:
     if record.kind == "route":
         method, _, path = record.name.partition(" ")
         answer |= {"method": method, "path": path}
-    return {**answer, "input": None, "returns": None}
+    from .contract import describe
+
+    return {**answer, **describe(record)}
 
 
 def counted(work: Work) -> Answer:
     """Return what was counted of a handler; times in seconds."""
-    tally = work.tally
-    buckets = tally.taken()
+    taken = work.tally.taken()
     return {
         "kind": work.kind,
         "name": work.name,
-        "calls": sum(count for _bound, count in buckets),
-        "errors": tally.errors,
-        "seconds": round(tally.seconds, 9),
-        "p50": _short(min(percentile(buckets, 0.5), tally.longest)),
-        "p99": _short(min(percentile(buckets, 0.99), tally.longest)),
-        "longest": _short(tally.longest),
-        "buckets": [[_short(bound), count] for bound, count in buckets],
+        "calls": taken.calls,
+        "errors": taken.errors,
+        "seconds": round(taken.seconds, 9),
+        "p50": _short(taken.percentile(0.5)),
+        "p99": _short(taken.percentile(0.99)),
+        "longest": _short(taken.longest),
+        "buckets": [[_short(bound), count] for bound, count in taken.buckets],
     }
 
 
@@ -176,12 +214,12 @@ def first_paragraph(function: Callable[..., Any]) -> str | None:
     text = getattr(function, "__doc__", None) if hasattr(function, "__code__") else None
     if not isinstance(text, str):
         return None
-    lines: list[str] = []
-    for line in map(str.strip, text.strip().splitlines()):
+    words: list[str] = []
+    for line in map(str.split, text.strip().splitlines()):
         if not line:
             break
-        lines.append(line)
-    return _cut(" ".join(lines)) or None
+        words += line
+    return _cut(" ".join(words)) or None
 
 
 def _cut(text: str) -> str:
@@ -217,10 +255,20 @@ def unit_of_cgroup(text: str) -> str | None:
     return None
 
 
-def resident_bytes() -> int:
-    """Return how much memory this process has; 0 where the kernel does not say."""
-    fields = _read("/proc/self/statm").split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
+def memory_of_process(statm: str) -> tuple[int, int]:
+    """Return a process' virtual and resident bytes by its /proc/PID/statm; zeros where the kernel does not say."""
+    fields = statm.split()
+    page = os.sysconf("SC_PAGE_SIZE")
+    return (int(fields[0]) * page, int(fields[1]) * page) if len(fields) > 1 else (0, 0)
+
+
+def start_of_process(stat: str) -> float | None:
+    """Return when a process was started, in seconds since 1970, by its /proc/PID/stat; None where that is not told."""
+    fields = stat.rpartition(")")[2].split()
+    if len(fields) < 20:
+        return None
+    since_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return round(time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot), 2)
 
 
 def _read(path: str) -> str:

@@ -135,6 +135,8 @@ class Service:
         self.dispatcher = Dispatcher(name, registry.records("action"), self.bus.flush)
         self.engine = Engine(max_workers, self.bus.flush, self.wake)
         self.introspection = Introspection(self, registry, endpoints, max_workers=max_workers, shared=shared)
+        if endpoints is not None:
+            endpoints.metrics = self.introspection.metrics
         self.inbox = self._make_inbox(share)
         self.bus.engine = self.engine
         self.bus.on_taken = self.fail

@@ -53,11 +53,12 @@ class Work:
     def __init__(self, record: Record) -> None:
         self.kind = record.kind
         self.name = record.name
-        self.function: Callable[..., Any] = record.function
+        contract = record.contract
+        self.function: Callable[..., Any] = record.function if contract is None else contract.call
         self.ordered = record.kind == "listen"
         self.tally = Tally()
         self.hooked = record.kind in _HOOKED
-        self.wants_channel = self.ordered and _positional(record.function) >= 2
+        self.wants_channel = self.ordered and (contract is not None or _positional(record.function) >= 2)
         self.slow = record.inline is False
         self.learns = record.inline is None
         self.quick_runs = 0

@@ -19,8 +19,22 @@ PACKAGE = ROOT / "daebus"
 # From the bottom up. A module may import those of lower layers and its neighbours on its own layer.
 LAYERS = {
     "words": ["errors", "names", "settings"],
-    "pure": ["jsontext", "message", "resp", "schedule", "routes", "policy", "tally", "http1", "wsframes"],
-    "declared": ["log", "registry", "work", "forms", "pubsub", "exchange", "wsexchange", "context", "hooks", "journal"],
+    "pure": ["jsontext", "message", "resp", "schedule", "routes", "policy", "http1", "wsframes", "parameters", "hints"],
+    "declared": [
+        "log",
+        "registry",
+        "tally",
+        "metrics",
+        "work",
+        "contract",
+        "forms",
+        "pubsub",
+        "exchange",
+        "wsexchange",
+        "context",
+        "hooks",
+        "journal",
+    ],
     "room": ["dispatch", "inbox", "workflows"],
     "doors and threads": [
         "redispy",

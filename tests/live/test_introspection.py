@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
+from websockets.sync.client import connect
 
-from daebus import DaebusCaller, RedisRefused, RedisUnavailable, __version__, census
+from daebus import (
+    DaebusCaller,
+    DaebusWorkflow,
+    InternalError,
+    RedisRefused,
+    RedisUnavailable,
+    RemoteError,
+    __version__,
+    census,
+)
 from daebus.errors import ConfigurationError
 from daebus.redisserver import PrivateServer
 from daebus.settings import RedisSettings, parse_url
-from tests.outside import Launcher, Link, Peer, Script, until_ready
+from tests.outside import HTTP_PROLOGUE, Launcher, Link, Peer, Script, fetch, until_ready
+from tests.prometheus import Parsed
 from tests.support import MS, wait_for
 
 PING, INFO, STATS = "$daebus.ping", "$daebus.info", "$daebus.stats"
@@ -26,8 +40,9 @@ SHORT = 300 * MS
 EVERYTHING = '''
 from daebus import DaebusWebSocket
 
-app.attach(DaebusWebSocket(port="same"))
-gate = threading.Event()
+ws = DaebusWebSocket(port="same")
+app.attach(ws)
+ws.gateway(actions=["add"])
 
 @app.action("add")
 def add():
@@ -58,21 +73,13 @@ def steps():
     yield 1
     return 2
 
-@app.action("wait", inline=False)
-def wait():
-    note("waiting")
-    gate.wait(20)
-
-@app.action("open", inline=True)
-def open_gate():
-    gate.set()
+@app.action("dim")
+def dim(percent: int, room: str = "hall") -> dict[str, int]:
+    return {room: percent}
 
 @app.listen("news.*")
 def news(payload, channel):
     """Hear the news."""
-    if payload.get("wait"):
-        note("hearing")
-        gate.wait(20)
 
 @app.workflow("greet")
 def greet():
@@ -349,3 +356,221 @@ def test_who_may_not_list_channels_is_told_who_may(own_bus: PrivateServer) -> No
     with pytest.raises(RedisRefused, match="does not show to the user 'poor' which services there are: NOPERM") as said:
         census.find(settings)
     assert "`sudo daebus`" in str(said.value)
+
+
+# --- info ---
+
+
+def test_info_says_all_that_is_declared(bus: PrivateServer, everything: Script) -> None:
+    said = call(bus, "everything", INFO)
+    script = f"{everything.folder}/script.py"
+    assert said["pid"] == everything.pid
+    assert (said["file"], said["max_workers"], said["http"]) == (script, 10, [f"http://127.0.0.1:{everything.port}/"])
+    assert said["redis"] == f"127.0.0.1:{bus.port}"
+    names = {kind: [one["name"] for one in said[kind]] for kind in DECLARED}
+    assert names == DECLARED
+    add, news, thing = said["actions"][0], said["channels"][0], said["routes"][1]
+    assert (add["doc"], news["doc"], thing["doc"]) == ("Add two numbers.", "Hear the news.", "Give a thing.")
+    assert (thing["method"], thing["path"]) == ("POST", "/things/<int:n>")
+    lines = Path(script).read_text(encoding="utf-8").splitlines()
+    assert lines[int(add["place"].removeprefix(f"{script}:")) - 1] == '@app.action("add")'
+    assert [(one["path"], one["place"].startswith(script)) for one in said["folders"]] == [("/files", True)]
+    assert said["tasks"][0]["interval"] == 3600
+    dim = said["actions"][-1]
+    assert dim["input"]["properties"]["percent"]["type"] == "integer"
+    assert (dim["input"]["required"], dim["returns"]) == (["percent"], "dict[str, int]")
+    assert (add["input"], add["returns"]) == (None, None)
+    assert [(one["auto_start"], one["running"]) for one in said["threads"]] == [(True, True), (False, False)]
+
+
+DECLARED = {
+    "actions": ["add", "fail", "refuse", "later", "steps", "dim"],
+    "channels": ["news.*"],
+    "workflows": ["greet"],
+    "routes": ["GET /things/<int:n>", "POST /things/<int:n>"],
+    "sockets": ["echo"],
+    "tasks": ["tidy"],
+    "threads": ["beat", "never"],
+}
+
+
+def test_the_password_of_redis_is_not_told(own_bus: PrivateServer, launch: Launcher) -> None:
+    with Link(own_bus) as link:
+        link.call("ACL", "SETUSER", "known", "on", ">secret", "+@all", "~*", "&*")
+    url = own_bus.url.replace("unix://", "unix://known:secret@")
+    launch.service("", server=own_bus, service="discreet", redis={"redis_url": url})
+    for action in (PING, INFO, STATS):
+        assert "secret" not in str(call(own_bus, "discreet", action))
+
+
+def test_a_service_of_thousands_of_handlers_fits_into_a_message(bus: PrivateServer, launch: Launcher) -> None:
+    body = (
+        "for number in range(9000):\n"
+        "    def act():\n        pass\n"
+        "    act.__doc__ = 'long ' * 400\n"
+        "    app.action(f'act-{number}')(act)\n"
+    )
+    launch.service(body, server=bus, service="vast")
+    actions = call(bus, "vast", INFO)["actions"]
+    assert len(actions) == 9000
+    assert {one["doc"] for one in actions} == {None}
+    assert len(call(bus, "vast", STATS)["handlers"]) == 9000
+
+
+# --- stats ---
+
+
+def test_runs_are_counted_with_their_times(bus: PrivateServer, everything: Script) -> None:
+    before = handler(bus, "everything", "action", "add")["calls"]
+    for number in range(300):
+        call(bus, "everything", "add", {"a": number, "b": 1})
+    after = handler(bus, "everything", "action", "add")
+    assert after["calls"] - before == 300
+    assert after["errors"] == 0
+    assert 0 < after["p50"] <= after["p99"] <= after["longest"] <= after["seconds"]
+    assert sum(count for _bound, count in after["buckets"]) == after["calls"]
+
+
+def test_coroutines_are_counted_when_they_end_and_from_their_begin(bus: PrivateServer, everything: Script) -> None:
+    assert call(bus, "everything", "later") == 1
+    wait_for(lambda: handler(bus, "everything", "action", "later")["calls"] == 1, LIMIT)
+    assert handler(bus, "everything", "action", "later")["longest"] >= 0.05
+
+
+def test_a_generator_is_one_run(bus: PrivateServer, everything: Script) -> None:
+    assert call(bus, "everything", "steps") == 2
+    assert handler(bus, "everything", "action", "steps")["calls"] == 1
+
+
+def test_errors_are_counted_but_not_what_a_handler_says_to_its_caller(bus: PrivateServer, everything: Script) -> None:
+    with pytest.raises(InternalError) as failed:
+        call(bus, "everything", "fail")
+    with pytest.raises(RemoteError, match="there is none"):
+        call(bus, "everything", "refuse")
+    of = {name: handler(bus, "everything", "action", name) for name in ("fail", "refuse")}
+    assert {name: (said["calls"], said["errors"]) for name, said in of.items()} == {"fail": (1, 1), "refuse": (1, 0)}
+    last = stats(bus, "everything")["last_error"]
+    assert last.pop("at") == pytest.approx(time.time(), abs=600)
+    assert last == {"kind": "action", "name": "fail", "type": "ValueError", "error_id": failed.value.error_id}
+    assert f"error id {last['error_id']}" in everything.log
+
+
+def has_run_once(bus: PrivateServer, kind: str, name: str) -> bool:
+    return bool(handler(bus, "everything", kind, name)["calls"] == 1)
+
+
+def test_every_door_counts(bus: PrivateServer, everything: Script) -> None:
+    added = handler(bus, "everything", "action", "add")["calls"]
+    with Peer(bus) as peer:
+        peer.publish("news.today", {"x": 1})
+    with DaebusWorkflow("everything", redis_url=bus.url) as workflow:
+        workflow.start("greet", {}, lambda _said: None)
+        assert workflow.wait(LIMIT)
+    assert fetch(everything.port, "GET", "/things/7").status == 200
+    assert fetch(everything.port, "POST", "/things/8").status == 200
+    assert fetch(everything.port, "GET", "/files/script.py").status == 200
+    with connect(f"ws://127.0.0.1:{everything.port}/", proxy=None) as client:
+        client.send('{"type": "echo", "data": 1}')
+        assert client.recv(LIMIT)
+        client.send('{"type": "publish", "data": {"action": "add", "payload": {"a": 1, "b": 2}}}')
+        assert client.recv(LIMIT)
+        assert stats(bus, "everything")["clients"] == 1
+        assert stats(bus, "everything")["connections"] >= 1
+    runs = [
+        ("listen", "news.*"), ("workflow", "greet"), ("route", "GET /things/<int:n>"),
+        ("route", "POST /things/<int:n>"), ("folder", "/files/"), ("socket", "echo"),
+    ]  # fmt: skip
+    for run in runs:
+        wait_for(partial(has_run_once, bus, *run), LIMIT)
+    wait_for(lambda: handler(bus, "everything", "action", "add")["calls"] == added + 1, LIMIT)
+
+
+CROWDED = """
+gate = threading.Event()
+
+@app.action("wait", inline=False)
+def wait():
+    note("waiting")
+    gate.wait(20)
+
+@app.action("open", inline=True)
+def open_gate():
+    gate.set()
+
+@app.listen("crowd.news")
+def news(payload):
+    note("hearing")
+    gate.wait(20)
+"""
+
+
+def test_what_is_at_work_and_what_waits_is_told(bus: PrivateServer, launch: Launcher) -> None:
+    script = launch.service(CROWDED, server=bus, service="crowded", env={"WORKERS": "2"})
+    with Peer(bus) as peer:
+        peer.publish("crowd.news", {})
+        wait_for(lambda: "hearing" in script.notes, LIMIT)
+        for _ in range(4):
+            peer.publish("crowd.news", {})
+        peer.post("crowded", "wait")
+        wait_for(lambda: "waiting" in script.notes, LIMIT)
+        for _ in range(3):
+            peer.post("crowded", "wait")
+        wait_for(lambda: (stats(bus, "crowded")["busy"], stats(bus, "crowded")["queued"]) == (2, 7), LIMIT)
+        assert stats(bus, "crowded")["max_workers"] == 2
+        assert handler(bus, "crowded", "action", "wait")["calls"] == 0  # none has ended
+    script.send_signal(signal.SIGTERM)
+
+
+def test_what_the_process_needs_is_told(bus: PrivateServer, everything: Script) -> None:
+    said = stats(bus, "everything")
+    assert 0 < said["memory"] < 2**30
+    assert said["memory"] == pytest.approx(everything.resident_kb() * 1024, rel=0.5)
+    assert 0 < said["cpu"] < 600
+    assert said["threads"] >= 2
+
+
+# --- metrics ---
+
+
+def test_metrics_are_not_served_unless_asked_for(everything: Script) -> None:
+    assert fetch(everything.port, "GET", "/metrics").status == 404
+
+
+@pytest.mark.parametrize(("setting", "path"), [(True, "/metrics"), ("/-/numbers", "/-/numbers")])
+def test_metrics_are_served_for_prometheus(
+    bus: PrivateServer, launch: Launcher, setting: bool | str, path: str
+) -> None:
+    body = "@app.action('act \\\\ \"x\"')\ndef act():\n    raise ValueError('no')\n"
+    script = launch.site(body, server=bus, service="measured", settings={"metrics": setting})
+    with pytest.raises(InternalError):
+        call(bus, "measured", 'act \\ "x"')
+    answer = fetch(script.port, "GET", path)
+    assert (answer.status, answer.header("content-type")) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    parsed = Parsed(answer.body)
+    labels = {"kind": "action", "name": 'act \\ "x"'}
+    assert parsed.of("daebus_handler_errors_total", **labels) == 1
+    assert parsed.of("daebus_handler_duration_seconds_count", **labels) == 1
+    assert parsed.of("daebus_received_total") >= 2
+    assert parsed.of("daebus_redis_connected") == 1
+    assert parsed.of("daebus_service_info", service="measured", version=__version__) == 1
+    assert parsed.of("process_resident_memory_bytes") > 2**20
+    assert parsed.of("process_start_time_seconds") == pytest.approx(time.time(), abs=600)
+    assert fetch(script.port, "POST", path).status == 405
+    again = Parsed(fetch(script.port, "GET", path).body)
+    assert again.of("process_start_time_seconds") == parsed.of("process_start_time_seconds")
+    assert again.of("process_cpu_seconds_total") >= parsed.of("process_cpu_seconds_total")
+
+
+def test_a_route_of_the_users_at_that_path_is_declared_twice(bus: PrivateServer, launch: Launcher) -> None:
+    body = "@app.route('/metrics')\ndef mine(req):\n    return {}\n"
+    script = launch.start(
+        HTTP_PROLOGUE + body, server=bus, service="twice", env={"PORT": "0", "HTTP": '{"metrics": true}'}
+    )
+    assert script.wait() == 1
+    assert "GET '/metrics' is declared twice" in script.log
+
+
+def test_metrics_say_that_redis_is_away(own_bus: PrivateServer, launch: Launcher) -> None:
+    script = launch.site("", server=own_bus, service="lonely", settings={"metrics": True})
+    own_bus.kill()
+    wait_for(lambda: Parsed(fetch(script.port, "GET", "/metrics").body).of("daebus_redis_connected") == 0, LIMIT)
