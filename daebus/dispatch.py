@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from time import monotonic
+from time import monotonic, time
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from .context import current
@@ -27,6 +27,7 @@ from .errors import (
 from .jsontext import dumps
 from .log import Budget, Seldom, leave_entry, logger, one_line
 from .names import shown
+from .tally import UNSORTED
 from .work import Work
 
 TYPE_CHECKING = False
@@ -94,6 +95,16 @@ class Counts:
         self.broken = self.expired = self.dropped = 0
 
 
+class Failure:
+    """An error of a handler, as its log line has it; `at` in seconds since 1970."""
+
+    __slots__ = ("at", "error_id", "kind", "name", "type")
+
+    def __init__(self, kind: str, name: str, error_id: str, type_name: str) -> None:
+        self.kind, self.name, self.error_id, self.type = kind, name, error_id, type_name
+        self.at = time()
+
+
 class Dispatcher:
     """Runs handlers, and sees to their answers."""
 
@@ -105,6 +116,7 @@ class Dispatcher:
         self.seldom = Seldom()
         self._tracebacks = Budget(burst=50, rate=5)
         self.counts = Counts()
+        self.last_error: Failure | None = None
         self.verbose = logger.isEnabledFor(logging.DEBUG)  # whether each call leaves a line in the log
         self.hooks: Hooks | None = None  # set if the service declares any
         self.awaiting: set[Call] = set()  # calls whose coroutines run
@@ -145,7 +157,10 @@ class Dispatcher:
             hooks = self.hooks
             result = call.work.function(*call.arguments) if hooks is None else hooks.run(call)
             if type(result) in _DEFERRED and not (type(result) is not CoroutineType and _streams(call)):
-                done = self._follow(call, result)
+                if type(result) is not GeneratorType:
+                    done = self._go_on_alone(call, result)
+                    return done
+                self._follow(call, result)
             else:
                 self._conclude(call, result)
         except BaseException as error:  # noqa: BLE001 - the last stop: SystemExit in a handler must not end a worker
@@ -154,35 +169,42 @@ class Dispatcher:
             if done and (self.verbose or (call.request is not None and call.request.parent is not None)):
                 self._tell(call)
             current.reset(token)
+        tally = call.work.tally  # as `tally.ran`, without a further call
+        tally.times.append(monotonic() - call.began)
+        if len(tally.times) >= UNSORTED:
+            tally.sort()
         return done
 
-    def _follow(self, call: Call, result: Any) -> bool:
-        if type(result) is not GeneratorType:
-            if len(self.awaiting) >= COROUTINE_LIMIT or (
-                self.awaiting and self._awaiting_bytes + call.size > COROUTINE_BYTES
-            ):
-                _throw_away(result)
-                call.refuse(Busy("The service is busy: as many coroutines run as it takes; try again later"))
-                return True
-            self.awaiting.add(call)
-            self._awaiting_bytes += call.size
-            try:
-                self.start_coroutine(self._await(call, result))
-            except BaseException:
-                self._done_awaiting(call)
-                _throw_away(result)
-                raise
-            return False
+    def _go_on_alone(self, call: Call, result: Any) -> bool:
+        """Have the event loop run a coroutine; True if it is refused instead."""
+        if len(self.awaiting) >= COROUTINE_LIMIT or (
+            self.awaiting and self._awaiting_bytes + call.size > COROUTINE_BYTES
+        ):
+            _throw_away(result)
+            call.refuse(Busy("The service is busy: as many coroutines run as it takes; try again later"))
+            return True
+        self.awaiting.add(call)
+        self._awaiting_bytes += call.size
+        try:
+            self.start_coroutine(self._await(call, result))
+        except BaseException:
+            self._done_awaiting(call)
+            _throw_away(result)
+            raise
+        return False
+
+    def _follow(self, call: Call, result: Any) -> None:
+        """Run a generator, and pass on what it yields."""
         while True:
             try:
                 part = next(result)
             except StopIteration as end:
                 self._conclude(call, end.value)
-                return True
+                return
             _progress(call, part)
             if call.response is not None and call.response.answered:
                 result.close()  # refused meanwhile: nobody listens any more
-                return True
+                return
 
     async def _await(self, call: Call, result: Any) -> None:
         current.set(call)  # in the context of this task alone
@@ -196,6 +218,7 @@ class Dispatcher:
         finally:
             if self.verbose or (call.request is not None and call.request.parent is not None):
                 self._tell(call)
+            call.work.tally.ran(monotonic() - call.began)
             self._done_awaiting(call)
             self._flush()
             over = getattr(call, "over", None)  # of those that count what runs
@@ -265,8 +288,10 @@ class Dispatcher:
         answerable = response is not None and not response.answered
         if answerable and (self._answered_by_hook(call, error) or self._said_by_the_user(call, error)):
             return
-        self.counts.failed += 1
         error_id = os.urandom(6).hex()
+        self.counts.failed += 1
+        call.work.tally.failed()
+        self.last_error = Failure(call.work.kind, call.work.name, error_id, type(error).__name__)
         self._log_failure(call, error, error_id)
         if response is None or response.answered:
             return

@@ -44,6 +44,11 @@ class Workflows:
         self._seldom = Seldom()
 
     @property
+    def works(self) -> list[Work]:
+        """The handlers."""
+        return list(self._works.values())
+
+    @property
     def declared(self) -> bool:
         """Whether there are any."""
         return bool(self._works)

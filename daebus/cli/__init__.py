@@ -28,6 +28,10 @@ COMMANDS = {
     "logs": "logs",
     "trace": "trace",
     "doctor": "doctor",
+    "new": "scaffold",
+    "run": "develop",
+    "shell": "shell",
+    "bench": "benchmark",
     "version": "messages",
 }
 """The commands in the order in which `--help` lists them, each with the module that has it, under the same name."""

@@ -46,6 +46,16 @@ def test_the_kiosk_is_whole(packages: Path) -> None:
     assert [name for name in sorted(names) if f"/usr/share/daebus-kiosk/{name}" not in installed] == []
 
 
+def test_the_command_has_its_page_and_its_completions(packages: Path) -> None:
+    """They are made when the package is built."""
+    assert set(contents(packages, "python3-daebus")) >= {
+        "/usr/share/bash-completion/completions/daebus",
+        "/usr/share/fish/vendor_completions.d/daebus.fish",
+        "/usr/share/man/man1/daebus.1.gz",
+        "/usr/share/zsh/vendor-completions/_daebus",
+    }
+
+
 def test_nothing_is_where_packages_have_no_business(packages: Path) -> None:
     for name in ("python3-daebus", "daebus-kiosk"):
         places = {"/".join(path.split("/")[:3]) for path in contents(packages, name)}
