@@ -30,6 +30,13 @@ COMMANDS = {
     "sub": "messages",
     "monitor": "monitor",
     "top": "top",
+    "logs": "logs",
+    "trace": "trace",
+    "doctor": "doctor",
+    "new": "scaffold",
+    "run": "develop",
+    "shell": "shell",
+    "bench": "benchmark",
     "completion": "completion",
     "version": "messages",
 }
