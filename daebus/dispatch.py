@@ -25,7 +25,7 @@ from .errors import (
     status_of_outage,
 )
 from .jsontext import dumps
-from .log import Budget, Seldom, logger, one_line
+from .log import Budget, Seldom, leave_entry, logger, one_line
 from .names import shown
 from .work import Work
 
@@ -130,6 +130,7 @@ class Dispatcher:
         self.counts.refused += 1
         self.seldom.log(logging.WARNING, ("refused", error.code), f"{call} was refused: {error}")
         call.response.fail(error)
+        self._tell_unrun(call)
 
     def drop(self, channel: str, error: DaebusError) -> None:
         """Count and log a listened message that will not be handled."""
@@ -142,6 +143,7 @@ class Dispatcher:
         if deadline is not None and monotonic() > deadline:
             self.counts.expired += 1
             call.response.fail(Expired("The caller's deadline passed before the work began; it was not done"))
+            self._tell_unrun(call)
             return True
         return self.handle(call)
 
@@ -149,19 +151,21 @@ class Dispatcher:
         """Run a handler on this thread. False if its coroutine goes on alone; `resume` is called when it ends."""
         token = current.set(call)
         call.began = monotonic()
+        done = True
         try:
             hooks = self.hooks
             result = call.work.function(*call.arguments) if hooks is None else hooks.run(call)
             if type(result) in _DEFERRED and not (type(result) is not CoroutineType and _streams(call)):
                 if type(result) is not GeneratorType:
-                    return self._go_on_alone(call, result)
+                    done = self._go_on_alone(call, result)
+                    return done
                 self._follow(call, result)
             else:
                 self._conclude(call, result)
         except BaseException as error:  # noqa: BLE001 - the last stop: SystemExit in a handler must not end a worker
             self.failed(call, error)
         finally:
-            if self.verbose:
+            if done and (self.verbose or (call.request is not None and call.request.parent is not None)):
                 self._tell(call)
             current.reset(token)
         tally = call.work.tally
@@ -211,7 +215,7 @@ class Dispatcher:
         except BaseException as error:  # noqa: BLE001 - as in `handle`; cancellation (at the end of a drain) included
             self.failed(call, error)
         finally:
-            if self.verbose:
+            if self.verbose or (call.request is not None and call.request.parent is not None):
                 self._tell(call)
             call.work.tally.ran(monotonic() - call.began)
             self._done_awaiting(call)
@@ -245,8 +249,26 @@ class Dispatcher:
             self.seldom.log(logging.WARNING, ("twice", call.work.name), f"{call} returned a value after its answer")
 
     def _tell(self, call: Call) -> None:
-        """Leave a line in the log for a call whose handler has left this thread, or its coroutine."""
-        logger.debug("%s took %.1f ms", call, (monotonic() - call.began) * 1000)
+        """Leave an entry in the log for a call whose handler has left this thread, or its coroutine.
+
+        A trace that somebody wants to see has it at any level, others if the service shows what it does (debug).
+        """
+        fields = {"daebus_began": f"{call.began:.6f}", "daebus_outcome": _outcome(call)}
+        took = (monotonic() - call.began) * 1000
+        if call.request is not None and call.request.parent is not None:
+            leave_entry("%s took %.1f ms", call, took, **fields)
+        else:
+            logger.debug("%s took %.1f ms", call, took, extra=fields)
+
+    def _tell_unrun(self, call: Call) -> None:
+        """Leave an entry for a request of a wanted trace that is answered without having been run."""
+        if call.request is None or call.request.parent is None or getattr(call, "began", None) is not None:
+            return
+        call.began = monotonic()
+        token = current.set(call)
+        fields = {"daebus_began": f"{call.began:.6f}", "daebus_outcome": _outcome(call)}
+        leave_entry("%s was not done: %s", call, fields["daebus_outcome"], **fields)
+        current.reset(token)
 
     def failed(self, call: Call, error: BaseException) -> None:
         """See to it that a handler's error is logged, and answered: by the user's function for it, or by us."""
@@ -365,6 +387,12 @@ def _error_of(result: Any, error: BaseException) -> DaebusError:
     if isinstance(error, DaebusError):
         answer.code, answer.error_id = error.code, error.error_id
     return answer
+
+
+def _outcome(call: Call) -> str:
+    """Return how a call went, in a word: "ok", the code of its error, or the status over HTTP."""
+    status = getattr(call.response, "status", None)
+    return str(status) if type(status) is int else getattr(call.response, "code", "ok")
 
 
 def _streams(call: Call) -> bool:

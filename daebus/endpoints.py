@@ -52,6 +52,9 @@ _FULL = b'{"error":"Too many connections"}'
 class Endpoints:
     """The listening sockets of a service and what is behind them."""
 
+    make_network = Network
+    """What opens the sockets; the test kit has one that opens none."""
+
     def __init__(self, registry: Registry, http: DaebusHttp | None, websocket: Any, *, debug: bool) -> None:
         self._registry = registry
         self._http = http
@@ -71,7 +74,7 @@ class Endpoints:
         """
         self._opened = True
         limits = self._http.limits if self._http is not None else Limits()
-        self.network = Network(engine, limits.max_connections, limits.write_timeout, _refusal())
+        self.network = self.make_network(engine, limits.max_connections, limits.write_timeout, _refusal())
         try:
             self._open(engine, dispatcher, bus, limits, offered)
         except BaseException:

@@ -98,6 +98,9 @@ class _Interrupted(BaseException):
 class Service:
     """One run of a service."""
 
+    make_bus, make_dispatcher, make_engine, make_notifier = Bus, Dispatcher, Engine, Notifier
+    """What it is made of; the test kit has others, without sockets and threads."""
+
     def __init__(
         self,
         registry: Registry,
@@ -129,12 +132,12 @@ class Service:
         self._wake_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._wake_end, select.POLLIN)
-        self._notifier = Notifier()
+        self._notifier = self.make_notifier()
         self._liaison = Liaison(self._notifier, self._status)
         share = _share(settings, name) if shared else None
-        self.bus = Bus(settings, name, share)
-        self.dispatcher = Dispatcher(name, registry.records("action"), self.bus.flush)
-        self.engine = Engine(max_workers, self.bus.flush, self.wake)
+        self.bus = self.make_bus(settings, name, share)
+        self.dispatcher = self.make_dispatcher(name, registry.records("action"), self.bus.flush)
+        self.engine = self.make_engine(max_workers, self.bus.flush, self.wake)
         self.began = monotonic()
         self.works: list[Work] = []  # the handlers, beside those of the endpoints
         self._introspection: Introspection | None = None

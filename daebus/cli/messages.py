@@ -8,13 +8,16 @@ import click
 
 from .. import __version__
 from ..client import DaebusCaller
+from ..context import current
 from ..errors import RedisRefused, RedisUnavailable
 from ..hub import publish
+from ..names import new_trace
 from ..schedule import backoff
 from ..settings import RedisSettings
 from ..subscription import Subscription
 from ..target import NO_FIELDS, check_channel_to_publish
 from .arguments import payload_of, redis_option
+from .completing import complete_actions, complete_channels, complete_services
 from .output import check_reader, for_reader, one_line, say, tell, text_of, visible
 
 TYPE_CHECKING = False
@@ -27,23 +30,49 @@ RETRY_FIRST, RETRY_LONGEST = 0.05, 1.0
 
 
 @click.command(short_help="Call an action of a service.", epilog="Example: daebus call lamp dim percent=40 room=hall")
-@click.argument("service")
-@click.argument("action")
+@click.argument("service", shell_complete=complete_services)
+@click.argument("action", shell_complete=complete_actions)
 @click.argument("payload", nargs=-1)
 @click.option("--timeout", metavar="SECONDS", type=float, default=5.0, help="How long all of it may take (5).")
 @click.option("--wait", is_flag=True, help="If the service is not there, hold the request until it is.")
+@click.option("--trace", is_flag=True, help="Let each service note what this leads to; `daebus trace ID` shows it.")
 @redis_option
 def call(
-    service: str, action: str, payload: tuple[str, ...], timeout: float, wait: bool, settings: RedisSettings
+    service: str,
+    action: str,
+    payload: tuple[str, ...],
+    timeout: float,
+    wait: bool,
+    trace: bool,
+    settings: RedisSettings,
 ) -> None:
     """Call an action of a service and print its answer as JSON; progress goes to standard error.
 
     PAYLOAD is key=value words, or one JSON value. A value that is JSON counts as such, any other one as text.
     """
     fields = payload_of(payload) if payload else NO_FIELDS
+    if trace:
+        beginning = _Beginning()
+        tell(f"trace: {beginning.trace}")
+        current.set(beginning)
     with DaebusCaller(service, timeout=timeout, redis_url=settings.url) as caller:
         answer = caller.send_request(action, fields, on_progress=_show_progress, wait=wait)
     say(for_reader(answer))
+
+
+class _Beginning:
+    """Stands where the request does in whose handler a call is made: the call begins a trace that is wanted."""
+
+    response = None
+    parent = request_id = ""
+
+    def __init__(self) -> None:
+        self.trace = new_trace()
+
+    @property
+    def request(self) -> _Beginning:
+        """This."""
+        return self
 
 
 def _show_progress(part: Any) -> None:
@@ -51,7 +80,7 @@ def _show_progress(part: Any) -> None:
 
 
 @click.command(short_help="Publish a message to a channel.", epilog="Example: daebus pub display.refresh by=hand")
-@click.argument("channel")
+@click.argument("channel", shell_complete=complete_channels)
 @click.argument("payload", nargs=-1, required=True)
 @redis_option
 def pub(channel: str, payload: tuple[str, ...], settings: RedisSettings) -> None:
@@ -64,7 +93,7 @@ def pub(channel: str, payload: tuple[str, ...], settings: RedisSettings) -> None
 
 
 @click.command(short_help="Print what is published.", epilog="Example: daebus sub 'sensor.*' display.refresh")
-@click.argument("channels", metavar="CHANNEL...", nargs=-1, required=True)
+@click.argument("channels", metavar="CHANNEL...", nargs=-1, required=True, shell_complete=complete_channels)
 @click.option("--count", metavar="N", type=click.IntRange(min=1), help="End after so many messages.")
 @redis_option
 def sub(channels: tuple[str, ...], count: int | None, settings: RedisSettings) -> None:
@@ -74,7 +103,8 @@ def sub(channels: tuple[str, ...], count: int | None, settings: RedisSettings) -
     """
     for channel in channels:
         check_channel_to_publish(channel)
-    for number, (channel_heard, data) in enumerate(_messages(settings, list(channels)), 1):
+    heard = (message for batch in messages(settings, list(channels)) for message in batch)
+    for number, (channel_heard, data) in enumerate(heard, 1):
         say(f"{visible(channel_heard.decode(errors='replace'))}\t{text_of(data)}")
         if number == count:
             return
@@ -89,21 +119,22 @@ def version() -> None:
 # --- listening ---
 
 
-def _messages(settings: RedisSettings, names: list[str]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield what is heard. When Redis goes away later on, the person is told, and it is tried until it is back."""
+def messages(settings: RedisSettings, names: list[str]) -> Iterator[list[tuple[bytes, bytes]]]:
+    """Yield what is heard, as it comes: nothing every now and then. When Redis goes away later on, the person is told,
+    and it is tried until it is back."""
     subscription = Subscription(settings, names)
     subscription.open()
     try:
         while True:
             try:
-                messages = subscription.receive()
+                heard = subscription.receive()
             except RedisUnavailable as error:
                 tell(f"daebus: {error.code}: {error}; trying again")
                 _open_again(subscription)
                 tell(f"daebus: Redis at {settings} is back; what was published meanwhile was not heard")
                 continue
             check_reader()
-            yield from messages
+            yield heard
     finally:
         subscription.close()
 

@@ -406,9 +406,9 @@ def test_the_password_of_redis_is_not_told(own_bus: PrivateServer, launch: Launc
     with Link(own_bus) as link:
         link.call("ACL", "SETUSER", "known", "on", ">secret", "+@all", "~*", "&*")
     url = own_bus.url.replace("unix://", "unix://known:secret@")
-    launch.service("", server=own_bus, service="tactful", redis={"redis_url": url})
+    launch.service("", server=own_bus, service="careful", redis={"redis_url": url})
     for action in (PING, INFO, STATS):
-        assert "secret" not in str(call(own_bus, "tactful", action))
+        assert "secret" not in str(call(own_bus, "careful", action))
 
 
 def test_a_service_of_thousands_of_handlers_fits_into_a_message(bus: PrivateServer, launch: Launcher) -> None:
