@@ -49,6 +49,8 @@ LAYERS = {
     "life": ["systemd", "endpoints", "connecting", "watchdog", "liaison", "service"],
     "faces": ["http", "websocket", "app", "__init__", "cli", "__main__"],
 }
+# Folders that stand in the layers as one module.
+PACKAGES = ["cli"]
 # `broadcast` and `cache` are views for users' code; what is behind them is imported when they are first used.
 ON_USE = {("context", "redispy"), ("context", "hub"), ("exchange", "staticfiles")}
 # Stands beside the layers: it starts Redis, knows nothing of services, and no layer needs it.
@@ -68,23 +70,33 @@ def rank(module: str) -> int:
 
 
 def modules() -> list[str]:
-    return sorted(path.stem for path in PACKAGE.glob("*.py"))
+    """The modules, and the packages that count as one: those of the layers that are folders."""
+    return sorted({path.stem for path in PACKAGE.glob("*.py")} | set(PACKAGES))
+
+
+def sources(module: str) -> Iterator[tuple[Path, int]]:
+    """The files of a module, each with how many dots lead to the package from there."""
+    if module not in PACKAGES:
+        yield PACKAGE / f"{module}.py", 1
+    else:
+        yield from ((path, 2) for path in (PACKAGE / module).glob("*.py"))
 
 
 def imports(module: str) -> Iterator[tuple[str, str]]:
     """Each import of a module, those for type checkers apart: ("ours", "errors") or ("theirs", "socket")."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
-    for node in without_type_checking(tree):
-        if isinstance(node, ast.Import):
-            for name in node.names:
-                yield sort_out(name.name)
-        elif isinstance(node, ast.ImportFrom) and (node.level or node.module == "daebus"):
-            names = [node.module] if node.level and node.module else [name.name for name in node.names]
-            for name_of_ours in names:
-                head = name_of_ours.partition(".")[0]
-                yield "ours", "__init__" if head == "__version__" else head
-        elif isinstance(node, ast.ImportFrom):
-            yield sort_out(node.module or "")
+    for path, dots in sources(module):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in without_type_checking(tree):
+            if isinstance(node, ast.Import):
+                for name in node.names:
+                    yield sort_out(name.name)
+            elif isinstance(node, ast.ImportFrom) and (node.level == dots or node.module == "daebus"):
+                names = [node.module] if node.level and node.module else [name.name for name in node.names]
+                for name_of_ours in names:
+                    head = name_of_ours.partition(".")[0]
+                    yield "ours", "__init__" if head == "__version__" else head
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                yield sort_out(node.module or "")
 
 
 def sort_out(name: str) -> tuple[str, str]:

@@ -581,7 +581,7 @@ def test_10000_requests_leave_a_service_as_it_was(launch: Launcher, bus: Private
     for _ in range(9):
         thousand()
     # An idle worker ends by itself; until then there is one more.
-    wait_for(lambda: script.threads() <= before[0] and script.descriptors() <= before[1], SOON)
+    wait_for(lambda: script.threads() <= before[0] and script.descriptors() <= before[1], ANSWER_SECONDS)
     assert script.resident_kb() - before[2] <= 2048
 
 

@@ -1,0 +1,122 @@
+"""`daebus call`, `pub`, `sub` and `version`: what goes over the bus, one message at a time."""
+
+from __future__ import annotations
+
+from time import sleep
+
+import click
+
+from .. import __version__
+from ..client import DaebusCaller
+from ..errors import RedisRefused, RedisUnavailable
+from ..hub import publish
+from ..schedule import backoff
+from ..settings import RedisSettings
+from ..subscription import Subscription
+from ..target import NO_FIELDS, check_channel_to_publish
+from .arguments import payload_of, redis_option
+from .output import check_reader, for_reader, one_line, say, tell, text_of, visible
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+RETRY_FIRST, RETRY_LONGEST = 0.05, 1.0
+"""Seconds between two attempts to reach a Redis that has gone away."""
+
+
+@click.command(short_help="Call an action of a service.", epilog="Example: daebus call lamp dim percent=40 room=hall")
+@click.argument("service")
+@click.argument("action")
+@click.argument("payload", nargs=-1)
+@click.option("--timeout", metavar="SECONDS", type=float, default=5.0, help="How long all of it may take (5).")
+@click.option("--wait", is_flag=True, help="If the service is not there, hold the request until it is.")
+@redis_option
+def call(
+    service: str, action: str, payload: tuple[str, ...], timeout: float, wait: bool, settings: RedisSettings
+) -> None:
+    """Call an action of a service and print its answer as JSON; progress goes to standard error.
+
+    PAYLOAD is key=value words, or one JSON value. A value that is JSON counts as such, any other one as text.
+    """
+    fields = payload_of(payload) if payload else NO_FIELDS
+    with DaebusCaller(service, timeout=timeout, redis_url=settings.url) as caller:
+        answer = caller.send_request(action, fields, on_progress=_show_progress, wait=wait)
+    say(for_reader(answer))
+
+
+def _show_progress(part: Any) -> None:
+    tell(one_line(part))
+
+
+@click.command(short_help="Publish a message to a channel.", epilog="Example: daebus pub display.refresh by=hand")
+@click.argument("channel")
+@click.argument("payload", nargs=-1, required=True)
+@redis_option
+def pub(channel: str, payload: tuple[str, ...], settings: RedisSettings) -> None:
+    """Publish a message to a channel; print how many heard it.
+
+    PAYLOAD is key=value words, or one JSON value. A value that is JSON counts as such, any other one as text.
+    """
+    check_channel_to_publish(channel)
+    say(str(publish(settings, channel, payload_of(payload))))
+
+
+@click.command(short_help="Print what is published.", epilog="Example: daebus sub 'sensor.*' display.refresh")
+@click.argument("channels", metavar="CHANNEL...", nargs=-1, required=True)
+@click.option("--count", metavar="N", type=click.IntRange(min=1), help="End after so many messages.")
+@redis_option
+def sub(channels: tuple[str, ...], count: int | None, settings: RedisSettings) -> None:
+    """Print each message of channels, or of all that match a glob, until Ctrl-C.
+
+    A line is the channel, a tab and the message as JSON.
+    """
+    for channel in channels:
+        check_channel_to_publish(channel)
+    for number, (channel_heard, data) in enumerate(_messages(settings, list(channels)), 1):
+        say(f"{visible(channel_heard.decode(errors='replace'))}\t{text_of(data)}")
+        if number == count:
+            return
+
+
+@click.command(epilog="Example: daebus version")
+def version() -> None:
+    """Print the version of Daebus."""
+    say(__version__)
+
+
+# --- listening ---
+
+
+def _messages(settings: RedisSettings, names: list[str]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield what is heard. When Redis goes away later on, the person is told, and it is tried until it is back."""
+    subscription = Subscription(settings, names)
+    subscription.open()
+    try:
+        while True:
+            try:
+                messages = subscription.receive()
+            except RedisUnavailable as error:
+                tell(f"daebus: {error.code}: {error}; trying again")
+                _open_again(subscription)
+                tell(f"daebus: Redis at {settings} is back; what was published meanwhile was not heard")
+                continue
+            check_reader()
+            yield from messages
+    finally:
+        subscription.close()
+
+
+def _open_again(subscription: Subscription) -> None:
+    attempt = 0
+    while True:
+        try:
+            subscription.open()
+            return
+        except RedisRefused:
+            raise
+        except RedisUnavailable:
+            attempt += 1
+            check_reader()
+            sleep(backoff(attempt, RETRY_FIRST, RETRY_LONGEST))
