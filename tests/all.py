@@ -1,7 +1,7 @@
 """Everything that `make test` runs: `python -m tests.all`. With arguments, it is pytest with these.
 
-Most tests wait more than they compute, so they run as two halves, side by side. The output of the one that builds
-packages and boots containers comes when both have ended. The status is that of the first half that failed.
+Most tests wait more than they compute, so they run as two halves, side by side: `tests/live` and the others, which
+among them build packages and boot containers. What `tests/live` says comes when both have ended.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from typing import NoReturn
 import pytest
 
 PYTEST = [sys.executable, "-m", "pytest"]
-BESIDE = ["tests/packaging", "tests/system"]
-HERE = [f"--ignore={folder}" for folder in BESIDE]
+BESIDE = "tests/live"
 
 
 def main(arguments: list[str]) -> int:
@@ -28,8 +27,8 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, end)
     with tempfile.TemporaryFile() as output:
         halves = [
-            subprocess.Popen([*PYTEST, *BESIDE], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT),
-            subprocess.Popen([*PYTEST, *HERE], stdin=subprocess.DEVNULL),
+            subprocess.Popen([*PYTEST, BESIDE], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT),
+            subprocess.Popen([*PYTEST, f"--ignore={BESIDE}"], stdin=subprocess.DEVNULL),
         ]
         try:
             ended = [half.wait() for half in reversed(halves)]
@@ -45,7 +44,7 @@ def main(arguments: list[str]) -> int:
 def show(output: int) -> None:
     """What the half beside has said."""
     os.lseek(output, 0, os.SEEK_SET)
-    print(f"\n{' '.join(BESIDE)}, which ran beside:", flush=True)  # noqa: T201 - for whoever runs the tests
+    print(f"\n{BESIDE}, which ran beside:", flush=True)  # noqa: T201 - for whoever runs the tests
     while data := os.read(output, 65536):
         sys.stdout.buffer.write(data)
     sys.stdout.flush()
