@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from daebus import RedisRefused, census
+from daebus.errors import RedisUnavailable
 from daebus.link import Link, ReplyError, open_link
 from daebus.redisserver import PrivateServer, Program
 from daebus.resp import command
@@ -179,13 +180,13 @@ app.run(service="panel")
 class Guarded:
     """A Redis with the users that redis-users makes, and nobody else."""
 
-    def __init__(self, folder: Path, program: Program | None = None) -> None:
+    def __init__(self, folder: Path, program: Program | None = None, extra: tuple[str, ...] = ()) -> None:
         self._folder = folder / "users"
         self._socket = folder / "redis" / "redis.sock"
         self._socket.parent.mkdir()
         self.users()
         acl = ("--aclfile", str(self._folder / "users.acl"))
-        self.server = PrivateServer(program or need_server(), directory=self._socket.parent, extra=acl)
+        self.server = PrivateServer(program or need_server(), directory=self._socket.parent, extra=(*acl, *extra))
 
     def users(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run redis-users."""
@@ -468,3 +469,43 @@ def test_words_that_could_be_rules_are_refused(guarded: Guarded, words: tuple[st
     done = guarded.users(*words)
     assert done.returncode == 1
     assert done.stderr.startswith("redis-users: ")
+
+
+# --- making users while Redis is not as it should be ---
+
+
+def test_where_nobody_listens_the_file_will_do(tmp_path: Path) -> None:
+    """A socket is left behind by a Redis that was killed."""
+    guarded = Guarded(tmp_path)
+    with guarded.server as server:
+        server.kill()
+        assert server.socket_path.is_socket()
+        done = guarded.users("lamp")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert "user service-lamp " in (tmp_path / "users/users.acl").read_text(encoding="utf-8")
+
+
+def test_a_redis_that_does_not_know_the_password_is_told_of(tmp_path: Path) -> None:
+    guarded = Guarded(tmp_path)
+    with guarded.server:
+        with guarded.link("admin") as admin:
+            admin.ask("ACL", "SETUSER", "admin", "resetpass", ">another")
+        for words in (("lamp",), ()):
+            done = guarded.users(*words)
+            assert done.returncode == 1
+            assert done.stderr.startswith("redis-users: Redis did not take the users: AUTH failed: WRONGPASS")
+
+
+def test_a_redis_that_still_loads_its_data_takes_users(tmp_path: Path) -> None:
+    slowly = ("--key-load-delay", "200000", "--loading-process-events-interval-bytes", "1024", "--rdbcompression", "no")
+    guarded = Guarded(tmp_path, extra=slowly)
+    with guarded.server as server:
+        with guarded.link("admin") as admin:
+            for number in range(50):
+                admin.ask("SET", f"key{number}", "x" * 20_000)
+            admin.ask("SAVE")
+        server.kill()
+        server.restart()
+        assert guarded.users("lamp").returncode == 0
+        with pytest.raises(RedisUnavailable, match="LOADING"):  # it loads, and the password is right
+            guarded.link("service-lamp")
