@@ -19,6 +19,7 @@ from .app import Daebus
 from .context import broadcast, cache, get_daemon, request, response
 from .errors import (
     BadMessage,
+    BadPayload,
     Busy,
     CallerClosed,
     ConfigurationError,
@@ -58,6 +59,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncCaller",
     "BadMessage",
+    "BadPayload",
     "Blueprint",
     "Busy",
     "CallerClosed",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .endpoints import Endpoints
     from .service import Service
     from .settings import RedisSettings
+    from .testing import Client
 
 
 class Daebus(Registry):
@@ -132,14 +133,7 @@ class Daebus(Registry):
     ) -> str | None:
         from .service import Service
 
-        name = check_service(service)
-        if self._running is not None:
-            raise ConfigurationError(f"this service runs already, as {self.service!r}")
-        if not self._closed:
-            self._close_book()
-        if name in self.listen_handlers:
-            raise DeclarationError(f"channel {name!r} is the service's own: use actions for it, not a listener")
-        self.service, self.settings = name, settings
+        name = self._prepare(service, settings)
         context.set_daemon(self)
         self._running = Service(
             self,
@@ -155,6 +149,36 @@ class Daebus(Registry):
             return self._running.run()
         finally:
             self._running = None
+
+    def _prepare(self, service: str, settings: RedisSettings) -> str:
+        """Close the book and take the name; return it. Raises `ConfigurationError` or `DeclarationError`."""
+        name = check_service(service)
+        if self._running is not None:
+            raise ConfigurationError(f"this service runs already, as {self.service!r}")
+        if not self._closed:
+            self._close_book()
+        if name in self.listen_handlers:
+            raise DeclarationError(f"channel {name!r} is the service's own: use actions for it, not a listener")
+        self.service, self.settings = name, settings
+        for record in self._records.values():
+            record.contract  # noqa: B018 - a type hint that cannot be checked is found before anything is begun
+        return name
+
+    def test_client(
+        self, service: str = "test", *, propagate: bool = True, patience: float = 5.0, debug: bool = False
+    ) -> Client:
+        """Return a client that runs this service in the test's own process, without Redis, sockets and systemd:
+
+            with app.test_client() as client:
+                assert client.call("greet", {"name": "Ann"}) == {"message": "Hello, Ann!"}
+
+        With `propagate`, what a listener, a task or an on_reload function raises is raised in the test, too; in life
+        it is in the log. `patience` is how many seconds a handler may take before the test fails; `debug` is that of
+        `run`.
+        """
+        from .testing import Client
+
+        return Client(self, service, propagate=propagate, patience=patience, debug=debug)
 
     def _endpoints(self, debug: bool) -> Endpoints | None:
         """Return what serves HTTP and WebSockets, if anything does; only then is it imported."""

@@ -18,7 +18,7 @@ from .claim import claim
 from .errors import NameTaken, RedisRefused, RedisUnavailable
 from .link import STARVED, ReplyError, open_pair, way_out
 from .log import Seldom, logger, one_line
-from .names import is_glob, shown
+from .names import is_glob, marker_channel, shown
 from .resp import PING, command, count, deliver, publish
 from .schedule import backoff
 
@@ -151,11 +151,25 @@ class Bus:
             self._promised = len(self._outbox)
             self._replied = self._awaited = 0
             self._pair = pair
+        self._be_found(pair)
         self.engine.put(self._sorted(pair.early))
         if self._share is not None:
             self.publish(self.service, self._share.marker())
         self.flush()
         self._say(connected=True)
+
+    def _be_found(self, pair: Pair) -> None:
+        """Subscribe to the channel by which services are found. Nobody waits for that: a service does without."""
+        try:
+            pair.subscribed.send(command("SUBSCRIBE", marker_channel(self.service)))
+        except RedisUnavailable as error:
+            self._lost(str(error))
+
+    def _not_found(self, refusal: Exception) -> None:
+        """Say that Redis refused it: nothing else is asked on the subscribed connection that it may refuse."""
+        said = f"Redis refuses a subscription to {marker_channel(self.service)!r}: {one_line(str(refusal))}"
+        text = f"Others will not find this service: {said}{way_out(refusal, 'service')}"
+        self._seldom.log(logging.WARNING, "marker", text)
 
     def _say(self, *, connected: bool) -> None:
         for tell in self.on_change:
@@ -243,6 +257,8 @@ class Bus:
         known, further = self._items, self._further
         for reply in replies:
             if type(reply) is not list or len(reply) < 3:
+                if isinstance(reply, ReplyError):
+                    self._not_found(reply)
                 continue
             kind = reply[0]
             if kind == b"message" and reply[1] in known:

@@ -9,7 +9,8 @@ import logging
 from contextvars import ContextVar
 
 from .errors import ConfigurationError
-from .log import Seldom
+from .log import Seldom, leave_entry
+from .names import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,6 +58,21 @@ def current_trace() -> str | None:
     """Return the trace id of the request that is being handled here, None if there is none."""
     call = current.get()
     return call.request.trace if call is not None and call.request is not None else None
+
+
+def current_span() -> tuple[str | None, str | None]:
+    """Return the trace id of the request that is being handled here, and what its calls tell as their `parent`: its own
+    id if somebody wants to see the trace, else None."""
+    call = current.get()
+    if call is None or call.request is None:
+        return None, None
+    request = call.request
+    return request.trace, None if request.parent is None else _name_of(request)
+
+
+def _name_of(request: Any) -> str:
+    named = request.request_id
+    return "" if named is None else str(named)
 
 
 class RequestView:
@@ -145,7 +161,10 @@ class Broadcast:
             raise ValueError(f"{channel!r} is not a channel to broadcast to: give its name as text")
         if not isinstance(payload, dict):
             raise TypeError(f"a broadcast is a JSON object: give a dict, not {type(payload).__name__}")
-        return publish(_daemon.settings if _daemon is not None else None, channel, payload)
+        heard = publish(_daemon.settings if _daemon is not None else None, channel, payload)
+        if current_span()[1] is not None:
+            leave_entry("A broadcast on channel %s: %d heard it", shown(channel), heard, daebus_channel=channel)
+        return heard
 
     def __repr__(self) -> str:
         return "<broadcast>"

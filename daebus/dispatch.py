@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
-from time import monotonic
+from time import monotonic, time
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from .context import current
 from .errors import (
+    BadPayload,
     Busy,
     DaebusError,
     Expired,
@@ -24,8 +25,9 @@ from .errors import (
     status_of_outage,
 )
 from .jsontext import dumps
-from .log import Budget, Seldom, logger, one_line
+from .log import Budget, Seldom, leave_entry, logger, one_line
 from .names import shown
+from .tally import UNSORTED
 from .work import Work
 
 TYPE_CHECKING = False
@@ -93,6 +95,16 @@ class Counts:
         self.broken = self.expired = self.dropped = 0
 
 
+class Failure:
+    """An error of a handler, as its log line has it; `at` in seconds since 1970."""
+
+    __slots__ = ("at", "error_id", "kind", "name", "type")
+
+    def __init__(self, kind: str, name: str, error_id: str, type_name: str) -> None:
+        self.kind, self.name, self.error_id, self.type = kind, name, error_id, type_name
+        self.at = time()
+
+
 class Dispatcher:
     """Runs handlers, and sees to their answers."""
 
@@ -104,6 +116,7 @@ class Dispatcher:
         self.seldom = Seldom()
         self._tracebacks = Budget(burst=50, rate=5)
         self.counts = Counts()
+        self.last_error: Failure | None = None
         self.verbose = logger.isEnabledFor(logging.DEBUG)  # whether each call leaves a line in the log
         self.hooks: Hooks | None = None  # set if the service declares any
         self.awaiting: set[Call] = set()  # calls whose coroutines run
@@ -118,6 +131,7 @@ class Dispatcher:
         self.counts.refused += 1
         self.seldom.log(logging.WARNING, ("refused", error.code), f"{call} was refused: {error}")
         call.response.fail(error)
+        self._tell_unrun(call)
 
     def drop(self, channel: str, error: DaebusError) -> None:
         """Count and log a listened message that will not be handled."""
@@ -130,6 +144,7 @@ class Dispatcher:
         if deadline is not None and monotonic() > deadline:
             self.counts.expired += 1
             call.response.fail(Expired("The caller's deadline passed before the work began; it was not done"))
+            self._tell_unrun(call)
             return True
         return self.handle(call)
 
@@ -137,47 +152,59 @@ class Dispatcher:
         """Run a handler on this thread. False if its coroutine goes on alone; `resume` is called when it ends."""
         token = current.set(call)
         call.began = monotonic()
+        done = True
         try:
             hooks = self.hooks
             result = call.work.function(*call.arguments) if hooks is None else hooks.run(call)
             if type(result) in _DEFERRED and not (type(result) is not CoroutineType and _streams(call)):
-                return self._follow(call, result)
-            self._conclude(call, result)
+                if type(result) is not GeneratorType:
+                    done = self._go_on_alone(call, result)
+                    return done
+                self._follow(call, result)
+            else:
+                self._conclude(call, result)
         except BaseException as error:  # noqa: BLE001 - the last stop: SystemExit in a handler must not end a worker
             self.failed(call, error)
         finally:
-            if self.verbose:
+            if done and (self.verbose or (call.request is not None and call.request.parent is not None)):
                 self._tell(call)
             current.reset(token)
-        return True
+        tally = call.work.tally  # as `tally.ran`, without a further call
+        tally.times.append(monotonic() - call.began)
+        if len(tally.times) >= UNSORTED:
+            tally.sort()
+        return done
 
-    def _follow(self, call: Call, result: Any) -> bool:
-        if type(result) is not GeneratorType:
-            if len(self.awaiting) >= COROUTINE_LIMIT or (
-                self.awaiting and self._awaiting_bytes + call.size > COROUTINE_BYTES
-            ):
-                _throw_away(result)
-                call.refuse(Busy("The service is busy: as many coroutines run as it takes; try again later"))
-                return True
-            self.awaiting.add(call)
-            self._awaiting_bytes += call.size
-            try:
-                self.start_coroutine(self._await(call, result))
-            except BaseException:
-                self._done_awaiting(call)
-                _throw_away(result)
-                raise
-            return False
+    def _go_on_alone(self, call: Call, result: Any) -> bool:
+        """Have the event loop run a coroutine; True if it is refused instead."""
+        if len(self.awaiting) >= COROUTINE_LIMIT or (
+            self.awaiting and self._awaiting_bytes + call.size > COROUTINE_BYTES
+        ):
+            _throw_away(result)
+            call.refuse(Busy("The service is busy: as many coroutines run as it takes; try again later"))
+            return True
+        self.awaiting.add(call)
+        self._awaiting_bytes += call.size
+        try:
+            self.start_coroutine(self._await(call, result))
+        except BaseException:
+            self._done_awaiting(call)
+            _throw_away(result)
+            raise
+        return False
+
+    def _follow(self, call: Call, result: Any) -> None:
+        """Run a generator, and pass on what it yields."""
         while True:
             try:
                 part = next(result)
             except StopIteration as end:
                 self._conclude(call, end.value)
-                return True
+                return
             _progress(call, part)
             if call.response is not None and call.response.answered:
                 result.close()  # refused meanwhile: nobody listens any more
-                return True
+                return
 
     async def _await(self, call: Call, result: Any) -> None:
         current.set(call)  # in the context of this task alone
@@ -189,8 +216,9 @@ class Dispatcher:
         except BaseException as error:  # noqa: BLE001 - as in `handle`; cancellation (at the end of a drain) included
             self.failed(call, error)
         finally:
-            if self.verbose:
+            if self.verbose or (call.request is not None and call.request.parent is not None):
                 self._tell(call)
+            call.work.tally.ran(monotonic() - call.began)
             self._done_awaiting(call)
             self._flush()
             over = getattr(call, "over", None)  # of those that count what runs
@@ -222,8 +250,26 @@ class Dispatcher:
             self.seldom.log(logging.WARNING, ("twice", call.work.name), f"{call} returned a value after its answer")
 
     def _tell(self, call: Call) -> None:
-        """Leave a line in the log for a call whose handler has left this thread, or its coroutine."""
-        logger.debug("%s took %.1f ms", call, (monotonic() - call.began) * 1000)
+        """Leave an entry in the log for a call whose handler has left this thread, or its coroutine.
+
+        A trace that somebody wants to see has it at any level, others if the service shows what it does (debug).
+        """
+        fields = {"daebus_began": f"{call.began:.6f}", "daebus_outcome": _outcome(call)}
+        took = (monotonic() - call.began) * 1000
+        if call.request is not None and call.request.parent is not None:
+            leave_entry("%s took %.1f ms", call, took, **fields)
+        else:
+            logger.debug("%s took %.1f ms", call, took, extra=fields)
+
+    def _tell_unrun(self, call: Call) -> None:
+        """Leave an entry for a request of a wanted trace that is answered without having been run."""
+        if call.request is None or call.request.parent is None or getattr(call, "began", None) is not None:
+            return
+        call.began = monotonic()
+        token = current.set(call)
+        fields = {"daebus_began": f"{call.began:.6f}", "daebus_outcome": _outcome(call)}
+        leave_entry("%s was not done: %s", call, fields["daebus_outcome"], **fields)
+        current.reset(token)
 
     def failed(self, call: Call, error: BaseException) -> None:
         """See to it that a handler's error is logged, and answered: by the user's function for it, or by us."""
@@ -236,17 +282,28 @@ class Dispatcher:
 
     def _failed(self, call: Call, error: BaseException) -> None:
         response = call.response
+        if response is None and isinstance(error, BadPayload) and error.for_caller:
+            self._broken(call, error)
+            return
         answerable = response is not None and not response.answered
         if answerable and (self._answered_by_hook(call, error) or self._said_by_the_user(call, error)):
             return
-        self.counts.failed += 1
         error_id = os.urandom(6).hex()
+        self.counts.failed += 1
+        call.work.tally.failed()
+        self.last_error = Failure(call.work.kind, call.work.name, error_id, type(error).__name__)
         self._log_failure(call, error, error_id)
         if response is None or response.answered:
             return
         answer = self._fixed_sentence(error, error_id)
         if not self._answered_by_hook(call, answer):
             self._fail(call, answer)
+
+    def _broken(self, call: Call, error: BadPayload) -> None:
+        """Count a message that is not what its listener takes, and say so: nobody awaits an answer."""
+        self.counts.broken += 1
+        text = f"{call} was not run for a message: {one_line(str(error))}"
+        self.seldom.log(logging.WARNING, ("broken", call.work.name), text)
 
     def _answered_by_hook(self, call: Call, error: BaseException) -> bool:
         hook = self.hooks.for_error(error, call) if self.hooks is not None else None
@@ -331,6 +388,12 @@ def _error_of(result: Any, error: BaseException) -> DaebusError:
     if isinstance(error, DaebusError):
         answer.code, answer.error_id = error.code, error.error_id
     return answer
+
+
+def _outcome(call: Call) -> str:
+    """Return how a call went, in a word: "ok", the code of its error, or the status over HTTP."""
+    status = getattr(call.response, "status", None)
+    return str(status) if type(status) is int else getattr(call.response, "code", "ok")
 
 
 def _streams(call: Call) -> bool:

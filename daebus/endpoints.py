@@ -52,6 +52,9 @@ _FULL = b'{"error":"Too many connections"}'
 class Endpoints:
     """The listening sockets of a service and what is behind them."""
 
+    make_network = Network
+    """What opens the sockets; the test kit has one that opens none."""
+
     def __init__(self, registry: Registry, http: DaebusHttp | None, websocket: Any, *, debug: bool) -> None:
         self._registry = registry
         self._http = http
@@ -59,6 +62,8 @@ class Endpoints:
         self._debug = debug
         self._doors: list[HttpDoor] = []
         self.sockets: Any = None
+        self._works: list[Work] = []  # of routes and folders
+        self.metrics: Callable[[], bytes] = bytes  # set before `open`
         self.network: Network
         self._opened = False
 
@@ -69,7 +74,7 @@ class Endpoints:
         """
         self._opened = True
         limits = self._http.limits if self._http is not None else Limits()
-        self.network = Network(engine, limits.max_connections, limits.write_timeout, _refusal())
+        self.network = self.make_network(engine, limits.max_connections, limits.write_timeout, _refusal())
         try:
             self._open(engine, dispatcher, bus, limits, offered)
         except BaseException:
@@ -149,12 +154,24 @@ class Endpoints:
         table = RouteTable()
         for record in self._registry.records("route"):
             method, _, path = record.name.partition(" ")
-            table.add(method, path, (Work(record), route_arguments(record.name, record.function, record.subject)))
+            work = Work(record)
+            table.add(method, path, (work, _arguments(record)))
+            self._works.append(work)
         if self.sockets is not None:
             client = Work(Record("route", "GET /daebus.js", _browser_client))
             table.add("GET", "/daebus.js", (client, (None,)))
+        if self._http is not None and self._http.metrics is not None:
+            path = self._http.metrics
+            table.add("GET", path, (Work(Record("route", f"GET {path}", self._give_metrics)), (None,)))
         folders = [_folder(record) for record in self._registry.records("static")]
+        self._works += [folder.work for folder in folders]
         return Site(table, sorted(folders, key=lambda one: len(one.prefix), reverse=True))
+
+    def _give_metrics(self, _request: HttpRequest) -> HttpResponse:
+        """Serve what Prometheus asks for."""
+        from .metrics import CONTENT_TYPE
+
+        return HttpResponse().send(self.metrics(), content_type=CONTENT_TYPE).header("Cache-Control", "no-store")
 
     @property
     def addresses(self) -> list[str]:
@@ -166,6 +183,16 @@ class Endpoints:
     def clients(self) -> int:
         """How many WebSocket clients there are."""
         return len(self.sockets.sessions) if self.sockets is not None else 0
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self.network.connections) if self._opened else 0
+
+    @property
+    def works(self) -> list[Work]:
+        """The handlers of routes, folders and WebSocket messages."""
+        return [*self._works, *(self.sockets.works if self.sockets is not None else ())]
 
     @property
     def is_held(self) -> bool:
@@ -254,7 +281,7 @@ class _Mounted:
         options = record.subject
         self.prefix = record.name if record.name.endswith("/") else f"{record.name}/"
         self._folder = Folder(self.prefix, root, index=options["index"], max_age=options["max_age"])
-        self.work = Work(Record("route", f"GET {self.prefix}", self._answer))
+        self.work = Work(Record("folder", self.prefix, self._answer))
 
     def holds(self, path: str) -> bool:
         """Whether a path is below this folder."""
@@ -279,6 +306,12 @@ class _Mounted:
         if answer.file is not None:
             response.file_part = (OpenFile(answer.file), answer.offset, answer.length)
         return response
+
+
+def _arguments(record: Record) -> tuple[str | None, ...]:
+    if record.contract is not None:
+        return (None,)  # the contract reads the values of the path from the request
+    return route_arguments(record.name, record.function, record.subject)
 
 
 def _folder(record: Record) -> _Mounted:

@@ -286,6 +286,11 @@ class Engine:
             return waiting + self._held + self._working + self._inside
 
     @property
+    def queued(self) -> int:
+        """How many messages are read and not begun. Any thread."""
+        return len(self._ready) + len(self._backlog) + self._held
+
+    @property
     def busy_workers(self) -> int:
         """How many handlers run beside the reader."""
         return self._working

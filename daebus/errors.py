@@ -2,6 +2,7 @@
 
     DaebusError
     ├── BadMessage           the message is not a request of the wire format
+    │   └── BadPayload       what it carries is not what the handler takes
     ├── UnknownAction        the service has no such action
     ├── ServiceUnavailable   nobody is subscribed to the service's channel
     ├── Busy                 all workers are taken and the queue behind them is full
@@ -43,6 +44,12 @@ class BadMessage(DaebusError):
 
     code = "bad_message"
     http_status = 400
+
+
+class BadPayload(BadMessage):
+    """What a request carries is not what its handler takes; the text names the field. The handler was not run."""
+
+    code = "bad_payload"
 
 
 class UnknownAction(DaebusError):
@@ -205,7 +212,8 @@ def status_of_outage(error: BaseException) -> int | None:
 _FROM_WIRE: dict[str, type[DaebusError]] = {
     cls.code: cls
     for cls in (
-        BadMessage, UnknownAction, Busy, Stopping, Expired, InternalError, Unserialisable, TooLarge, NameTaken,
+        BadMessage, BadPayload, UnknownAction, Busy, Stopping, Expired, InternalError, Unserialisable, TooLarge,
+        NameTaken,
     )
 }  # fmt: skip
 

@@ -77,6 +77,13 @@ class HttpRequest:
         return self._trace
 
     @property
+    def parent(self) -> str | None:
+        """The span that led to this request, of a `traceparent` header with the flag "sampled": somebody wants to see
+        the trace. Else None."""
+        given = self._head.headers.get("traceparent")
+        return _sampled_span(given) if given is not None else None
+
+    @property
     def method(self) -> str:
         """The method, in capitals."""
         return self._head.method
@@ -191,6 +198,11 @@ class HttpRequest:
         return self.query if self._fields is _UNREAD else self._fields
 
     @property
+    def is_text(self) -> bool:
+        """Whether the values of `payload` are text, because they come from a query or a form."""
+        return self._json is _UNREAD
+
+    @property
     def json(self) -> Any:
         """The value of a JSON body; None without one, or if the body is of another type."""
         return None if self._json is _UNREAD else self._json
@@ -261,10 +273,22 @@ def _ascii(body: bytes) -> str:
 
 def _given_trace(headers: Headers) -> str | None:
     parts = headers.get("traceparent", "").split("-")
-    if len(parts) >= 4 and len(parts[1]) == 32 and not parts[1].strip("0123456789abcdef") and parts[1].strip("0"):
+    if len(parts) >= 4 and _is_hex(parts[1], 32) and parts[1].strip("0"):
         return str(parts[1])
     given: str = headers.get("x-request-id", "")
     return given if 0 < len(given) <= 64 and given.isascii() and given.replace("-", "").isalnum() else None
+
+
+def _sampled_span(traceparent: str) -> str | None:
+    """Return the span of a `traceparent` that is well-formed and has the flag "sampled" (section 3.2.2.5)."""
+    parts = traceparent.split("-")
+    if len(parts) < 4 or not (_is_hex(parts[1], 32) and _is_hex(parts[2], 16) and _is_hex(parts[3], 2)):
+        return None
+    return parts[2] if parts[1].strip("0") and int(parts[3], 16) & 1 else None
+
+
+def _is_hex(text: str, length: int) -> bool:
+    return len(text) == length and not text.strip("0123456789abcdef")
 
 
 def _parse_cookies(text: str) -> dict[str, str]:

@@ -265,7 +265,10 @@ class GatewayResponse(PubSubResponse):
 
     def error(self, err: BaseException | str, final: bool = True) -> int:
         """Answer with an error."""
-        return self._answer(failure_frame(self.request.request_id, as_error(err)), final)
+        error = as_error(err)
+        if final and not self.answered:
+            self.code = error.code
+        return self._answer(failure_frame(self.request.request_id, error), final)
 
     def _answer(self, data: bytes, final: bool) -> int:
         if not self._take(final):

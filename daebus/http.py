@@ -15,13 +15,18 @@ if TYPE_CHECKING:
     F = TypeVar("F", bound=Callable[..., Any])
 
 
+METRICS = "/metrics"
+"""Where Prometheus looks unless it is told otherwise."""
+
+
 class DaebusHttp:
     """HTTP for a service: `http = DaebusHttp(port=8080); app.attach(http)`, then `@app.route(...)`.
 
     `host` is the address to listen on; by default only programs on this device reach it. `port=0` chooses a free
     one, which `http.port` tells once the service runs. `cors_config` says which other origins' pages may use it.
     `allowed_hosts` are further names under which the device is asked for, beside `localhost`, its own host name and
-    its addresses (`'name'`, `'*.example.org'`, `'*'`). Sizes are in bytes, times in seconds.
+    its addresses (`'name'`, `'*.example.org'`, `'*'`). `metrics=True` serves the service's metrics for Prometheus at
+    `/metrics`, or at another path that is given. Sizes are in bytes, times in seconds.
 
     Raises `ConfigurationError` for settings that make no sense.
     """
@@ -41,6 +46,7 @@ class DaebusHttp:
         idle_timeout: float = Limits.idle_timeout,
         write_timeout: float = Limits.write_timeout,
         upload_memory: int = Limits.upload_memory,
+        metrics: bool | str = False,
     ) -> None:
         self.port = check_port(port, "port", lowest=0)
         if not isinstance(host, str):
@@ -60,6 +66,7 @@ class DaebusHttp:
         limits.body_timeout = _seconds("body_timeout", body_timeout)
         limits.idle_timeout = _seconds("idle_timeout", idle_timeout)
         limits.write_timeout = _seconds("write_timeout", write_timeout)
+        self.metrics = _metrics_path(metrics)
         self._app: Any = None
 
     def attach(self, app: Any) -> None:
@@ -92,6 +99,15 @@ def check_port(port: object, what: str, lowest: int = 1) -> int:
     if isinstance(port, int) and not isinstance(port, bool) and lowest <= port < 65536:
         return port
     raise ConfigurationError(f"{what} must be a number from {lowest} to 65535, not {port!r}")
+
+
+def _metrics_path(given: object) -> str | None:
+    """Return where to serve metrics, None if nowhere; `ConfigurationError` for what is no plain path."""
+    if isinstance(given, bool):
+        return METRICS if given else None
+    if isinstance(given, str) and given.startswith("/") and not any(sign in given for sign in "<>?#"):
+        return given
+    raise ConfigurationError(f"metrics must be True, False or a path such as {METRICS!r}, not {given!r}")
 
 
 def _size(name: str, value: object) -> int:

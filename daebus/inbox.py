@@ -189,11 +189,10 @@ class Inbox:
     def _introduce(self, request: PubSubRequest, response: PubSubResponse) -> None:
         try:
             answer = self._reserved[request.action](request)
+            if answer is not None:  # else it is not for this process
+                response.success(answer)
         except DaebusError as error:
             response.error(error)
-            return
-        if answer is not None:  # else it is not for this process
-            response.success(answer)
 
     def _not_declared(self, request: PubSubRequest, response: PubSubResponse) -> None:
         self._counts.unknown += 1

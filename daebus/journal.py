@@ -119,6 +119,7 @@ def _of_call(call: Any) -> dict[str, object]:
     if request is not None:
         known["DAEBUS_TRACE"] = request.trace
         known["DAEBUS_REQUEST_ID"] = request.request_id
+        known["DAEBUS_PARENT"] = request.parent or None
         known["DAEBUS_CALLER"] = _caller(request)
     return known
 

@@ -241,6 +241,17 @@ class Seldom:
             logger.log(level, "%s%s", text, f" (and {quiet} more like it before)" if quiet else "")
 
 
+def leave_entry(text: str, *arguments: object, **fields: object) -> None:
+    """Log at debug level what somebody wants to see, whatever the level is: of a trace that is wanted. `fields` go to
+    the journal. Who asks for traces may be anybody, so what is too much is left out, visibly."""
+    if not _entries.take():
+        _too_many.log(logging.WARNING, "entries", "Too many entries of traces at once: some are left out")
+        return
+    logger.handle(
+        logger.makeRecord(logger.name, logging.DEBUG, __file__, 0, text, arguments, None, "leave_entry", fields)
+    )
+
+
 class Budget:
     """A bounded rate: `burst` at once, `rate` a second after that."""
 
@@ -261,6 +272,8 @@ class Budget:
             return True
 
 
+_entries, _too_many = Budget(burst=200, rate=20), Seldom()
+
 __all__ = [
     "Budget",
     "LineFormatter",
@@ -269,6 +282,7 @@ __all__ = [
     "direct_logger",
     "get_logger",
     "install",
+    "leave_entry",
     "logger",
     "set_log_level",
     "shown",

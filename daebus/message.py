@@ -10,7 +10,7 @@
     PUBLISH workflow:<id>       {"payload":P,"workflow_id":U,"final":bool}                              what it says
 
 The format is that of the package `daebus` 0.0.31 on PyPI; keys of our own (`v`, `deadline`, `clock`, `timeout`,
-`trace`, `code`, `error_id`) are ignored there. They count here only in a message that says `"v":1`.
+`trace`, `parent`, `code`, `error_id`) are ignored there. They count here only in a message that says `"v":1`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class PubSubRequest:
 
     `payload` is what the caller sent; `raw` the whole message; `reply_to` the caller's channel, `request_id` its
     number for the request; `service` the service it was sent to. `deadline` is in seconds of the monotonic clock,
-    None if the caller set none; `clock` tells whose clock, `timeout` the same as a span in seconds.
+    None if the caller set none; `clock` tells whose clock, `timeout` the same as a span in seconds. `parent` is the id
+    of the request in whose handler this one was made ("" if in none), if somebody wants to see its trace; else None.
     """
 
     __slots__ = (
@@ -54,6 +55,7 @@ class PubSubRequest:
         "action",
         "clock",
         "deadline",
+        "parent",
         "payload",
         "raw",
         "reply_to",
@@ -82,6 +84,7 @@ class PubSubRequest:
         self.clock: str | None = None
         self.timeout: float | None = None
         self._trace: str | None = None
+        self.parent: str | None = None
         self._read_additions(raw)
 
     def _read_additions(self, raw: dict[str, Any]) -> None:
@@ -93,6 +96,8 @@ class PubSubRequest:
         self.clock = clock if isinstance(clock, str) else None
         if "trace" in raw:
             self._trace = _trace(raw["trace"])
+        if "parent" in raw:
+            self.parent = _parent(raw["parent"])
 
     @property
     def trace(self) -> str:
@@ -132,10 +137,12 @@ class WorkflowRequest(PubSubRequest):
         workflow_id: str,
         reply_to: str,
         trace: object = None,
+        parent: object = None,
     ) -> None:
-        """`trace` is that of the message that started the workflow; None: it began one."""
+        """`trace` and `parent` are those of the message that started the workflow; no trace: it began one."""
         super().__init__(raw, service)
         self._trace = _trace(trace) if trace is not None else None
+        self.parent = _parent(parent) if parent is not None else None
         self.workflow = self.action = workflow
         self.workflow_id = self.request_id = workflow_id
         self.reply_to = reply_to
@@ -161,6 +168,12 @@ def _trace(value: object) -> str:
     if type(value) is str and 0 < len(value) <= TRACE_LIMIT:
         return value
     raise BadMessage(f"'trace' must be text of 1 to {TRACE_LIMIT} characters")
+
+
+def _parent(value: object) -> str:
+    if type(value) is str and len(value) <= TRACE_LIMIT:
+        return value
+    raise BadMessage(f"'parent' must be text of at most {TRACE_LIMIT} characters")
 
 
 def _payload(raw: dict[str, Any]) -> Any:
@@ -203,7 +216,7 @@ def read_request(raw: Any, service: str) -> PubSubRequest:
     request.action = action
     request.request_id = request_id
     request.reply_to = reply_to if reply_to is not None else default_reply_channel(service)
-    request.deadline = request.clock = request.timeout = request._trace = None
+    request.deadline = request.clock = request.timeout = request._trace = request.parent = None
     if "v" in raw:
         request._read_additions(raw)
     request.payload = _payload(raw)
@@ -307,9 +320,15 @@ def encode_request(
     timeout: float,
     clock: str,
     trace: str | None = None,
+    parent: str | None = None,
 ) -> bytes:
-    """Return the bytes of a request; the deadline is in seconds of the monotonic clock of the machine `clock`."""
+    """Return the bytes of a request; the deadline is in seconds of the monotonic clock of the machine `clock`.
+
+    `parent` is for a trace that somebody wants to see: the id of the request in whose handler this one is made.
+    """
     traced = f'"trace":{quote(trace)},' if trace is not None else ""
+    if parent is not None:
+        traced += f'"parent":{quote(parent)},'
     return checked(
         f'{{"action":{quote(action)},"payload":{dumps(payload)},"v":{VERSION},"deadline":{deadline:.4f},'
         f'"timeout":{timeout:g},"clock":"{clock}",{traced}"reply_to":"{reply_to}","request_id":"{request_id}",'

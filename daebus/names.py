@@ -13,14 +13,20 @@ SERVICE_RULE = (
     "and does not end in '.responses' or '.workflows'"
 )
 RESERVED = "$daebus."  # actions that every service answers by itself
+MARKER = ".$daebus"  # ends the channel to which every service subscribes so that it is found; nobody publishes there
 
 _service = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _reply = re.compile(r"caller:[A-Za-z0-9_.:@-]{1,200}", re.ASCII)
 
 
+def is_service(name: object) -> bool:
+    """Say whether this can be the name of a service."""
+    return isinstance(name, str) and bool(_service.fullmatch(name)) and not name.endswith((".responses", ".workflows"))
+
+
 def check_service(name: object) -> str:
     """Return the service name; `ConfigurationError` states the rule if it breaks it."""
-    if isinstance(name, str) and _service.fullmatch(name) and not name.endswith((".responses", ".workflows")):
+    if isinstance(name, str) and is_service(name):
         return name
     raise ConfigurationError(f"{name!r} cannot be a service name: {SERVICE_RULE}")
 
@@ -74,6 +80,11 @@ def is_workflow_channel(name: object) -> bool:
 def default_reply_channel(service: str) -> str:
     """Return where answers go when a message names no reply channel."""
     return f"{service}.responses"
+
+
+def marker_channel(service: str) -> str:
+    """Return the channel whose subscribers are the processes of a service."""
+    return f"{service}{MARKER}"
 
 
 def new_trace() -> str:

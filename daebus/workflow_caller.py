@@ -5,7 +5,7 @@ from __future__ import annotations
 from threading import Event, Lock, Thread
 from time import monotonic
 
-from .context import current_trace
+from .context import current_span
 from .errors import (
     BadMessage,
     DaebusError,
@@ -73,8 +73,8 @@ class DaebusWorkflow(Target):
         self._workflow_id = new_id()
         channel = channel_of_ours("workflow")
         start = {"workflow": workflow_name, "reply_to": channel, "service": self.target_service}
-        if (trace := current_trace()) is not None:
-            start["trace"] = trace
+        trace, parent = current_span()
+        start |= {key: text for key, text in (("trace", trace), ("parent", parent)) if text is not None}
         data = encode_workflow_message(payload, self._workflow_id, **start)
         self._ended, self.error = Event(), None
         self._pair = open_pair(self._settings, "daebus:workflow", [channel], [], deadline)

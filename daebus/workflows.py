@@ -39,9 +39,14 @@ class Workflows:
         self._inbox = inbox
         self._counts = inbox.dispatcher.counts
         self._mine = inbox.mine
-        # Each id, with the name, the channel of who began it, and the trace.
-        self._open: OrderedDict[str, tuple[str, str, str]] = OrderedDict()
+        # Each id, with the name, the channel of who began it, the trace, and the parent.
+        self._open: OrderedDict[str, tuple[str, str, str, str | None]] = OrderedDict()
         self._seldom = Seldom()
+
+    @property
+    def works(self) -> list[Work]:
+        """The handlers."""
+        return list(self._works.values())
 
     @property
     def declared(self) -> bool:
@@ -77,7 +82,7 @@ class Workflows:
         if workflow_id not in self._open:
             if self._mine is not None and not self._mine(request, ticket):
                 return False
-            self._open[workflow_id] = (request.workflow, request.reply_to, request.trace)
+            self._open[workflow_id] = (request.workflow, request.reply_to, request.trace, request.parent)
             if len(self._open) > OPEN_LIMIT:
                 self._open.popitem(last=False)
         self._open.move_to_end(workflow_id)
@@ -91,18 +96,19 @@ class Workflows:
         if type(workflow_id) is not str or not 0 < len(workflow_id) <= 200:
             raise BadMessage("a workflow's message must be a JSON object with a 'workflow_id' of 1 to 200 characters")
         if "workflow" in raw:
-            name, reply_to, trace = raw["workflow"], raw.get("reply_to"), raw.get("trace")
+            name, reply_to = raw["workflow"], raw.get("reply_to")
+            trace, parent = raw.get("trace"), raw.get("parent")
             if type(name) is not str or not is_workflow_channel(reply_to):
                 raise BadMessage(
                     "to start a workflow, 'workflow' must be its name and 'reply_to' begin with 'workflow:'"
                 )
         elif workflow_id in self._open:
-            name, reply_to, trace = self._open[workflow_id]
+            name, reply_to, trace, parent = self._open[workflow_id]
         elif self._mine is not None:
             return None
         else:
             raise BadMessage(f"there is no workflow {shown(workflow_id)}: it has ended, or never began")
-        return WorkflowRequest({"payload": {}, **raw}, self._service, name, workflow_id, reply_to, trace)
+        return WorkflowRequest({"payload": {}, **raw}, self._service, name, workflow_id, reply_to, trace, parent)
 
     def _forget(self, workflow_id: str) -> None:
         self._open.pop(workflow_id, None)

@@ -77,7 +77,7 @@ class Handler:
 
     def __init__(self, record: Record, alone: str = DATA) -> None:
         self.work = Work(record)
-        self.wants = wanted(record.function, alone)
+        self.wants = wanted(record.function, alone) if record.contract is None else (REQUEST,)
 
 
 class Turn(Work):

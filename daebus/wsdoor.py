@@ -519,13 +519,16 @@ class WebSocketDoor:
         self._disconnected += [Handler(record, CLIENT) for record in registry.records("socket_disconnect")]
         self.gateway: Gateway | None = None
         self.routes: dict[str, list[Route]] = {}
+        self.works: list[Work] = []  # the handlers of messages
         self._declare(registry)
         bus.on_change.append(self._bus_changed)
 
     def _declare(self, registry: Any) -> None:
         """Collect who handles which type of message. Raises `DeclarationError` where two do."""
         for record in registry.records("socket"):
-            self.routes[record.name] = [Route(record.name, Handler(record))]
+            handler = Handler(record)
+            self.routes[record.name] = [Route(record.name, handler)]
+            self.works.append(handler.work)
         register = [Handler(record) for record in registry.records("socket_register")]
         if register and "register" in self.routes:
             raise DeclarationError(

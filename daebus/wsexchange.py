@@ -48,6 +48,7 @@ class WebSocketRequest:
     __slots__ = ("_trace", "client_id", "data", "message_type", "payload", "request_id", "websocket")
 
     reply_to = None
+    parent = None  # no client can ask for entries in the log
     service = "websocket"
 
     def __init__(self, client_id: str, message: dict[str, Any], websocket: Any) -> None:

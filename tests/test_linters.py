@@ -11,7 +11,8 @@ import pytest
 
 from tests.support import ROOT, skip_or_fail
 
-PYTHON_FILES = ["daebus", "Daebus.py", "tests", "examples", "bench", "packaging/dropins"]
+PYTHON_FILES = ["daebus", "Daebus.py", "pytest_daebus.py", "tests", "examples", "bench"]
+PYTHON_FILES += ["packaging/dropins", "packaging/manual"]
 PYTHON_FILES += ["packaging/systemd/daebus-generator"]
 PROSE = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs", "Makefile", "pyproject.toml", ".ci"]
 

@@ -25,6 +25,13 @@ COMMANDS = {
     "call": "messages",
     "pub": "messages",
     "sub": "messages",
+    "logs": "logs",
+    "trace": "trace",
+    "doctor": "doctor",
+    "new": "scaffold",
+    "run": "develop",
+    "shell": "shell",
+    "bench": "benchmark",
     "version": "messages",
 }
 """The commands in the order in which `--help` lists them, each with the module that has it, under the same name."""

@@ -42,12 +42,24 @@ def _read_settings(_context: click.Context, _option: click.Parameter, url: str |
     return redis_settings() if url is None else parse_url(url, "--redis")
 
 
+def _read_url(_context: click.Context, _option: click.Parameter, url: str | None) -> RedisSettings | None:
+    return None if url is None else parse_url(url, "--redis")
+
+
 redis_option = click.option(
     "--redis",
     "settings",
     metavar="URL",
     callback=_read_settings,
     help="Where Redis is. Without it: DAEBUS_REDIS_URL, the device's own Redis, or localhost:6379.",
+)
+
+some_redis_option = click.option(
+    "--redis",
+    "settings",
+    metavar="URL",
+    callback=_read_url,
+    help="Where Redis is. Without it: the usual one, or a private one if that cannot be reached.",
 )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program to read.")

@@ -8,8 +8,10 @@ import click
 
 from .. import __version__
 from ..client import DaebusCaller
+from ..context import current
 from ..errors import RedisRefused, RedisUnavailable
 from ..hub import publish
+from ..names import new_trace
 from ..schedule import backoff
 from ..settings import RedisSettings
 from ..subscription import Subscription
@@ -32,18 +34,44 @@ RETRY_FIRST, RETRY_LONGEST = 0.05, 1.0
 @click.argument("payload", nargs=-1)
 @click.option("--timeout", metavar="SECONDS", type=float, default=5.0, help="How long all of it may take (5).")
 @click.option("--wait", is_flag=True, help="If the service is not there, hold the request until it is.")
+@click.option("--trace", is_flag=True, help="Let each service note what this leads to; `daebus trace ID` shows it.")
 @redis_option
 def call(
-    service: str, action: str, payload: tuple[str, ...], timeout: float, wait: bool, settings: RedisSettings
+    service: str,
+    action: str,
+    payload: tuple[str, ...],
+    timeout: float,
+    wait: bool,
+    trace: bool,
+    settings: RedisSettings,
 ) -> None:
     """Call an action of a service and print its answer as JSON; progress goes to standard error.
 
     PAYLOAD is key=value words, or one JSON value. A value that is JSON counts as such, any other one as text.
     """
     fields = payload_of(payload) if payload else NO_FIELDS
+    if trace:
+        beginning = _Beginning()
+        tell(f"trace: {beginning.trace}")
+        current.set(beginning)
     with DaebusCaller(service, timeout=timeout, redis_url=settings.url) as caller:
         answer = caller.send_request(action, fields, on_progress=_show_progress, wait=wait)
     say(for_reader(answer))
+
+
+class _Beginning:
+    """Stands where the request does in whose handler a call is made: the call begins a trace that is wanted."""
+
+    response = None
+    parent = request_id = ""
+
+    def __init__(self) -> None:
+        self.trace = new_trace()
+
+    @property
+    def request(self) -> _Beginning:
+        """This."""
+        return self
 
 
 def _show_progress(part: Any) -> None:

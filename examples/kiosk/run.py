@@ -22,10 +22,9 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from bus import some_redis
-
 from daebus import ConfigurationError
 from daebus.redisserver import ServerDidNotStart
+from daebus.someredis import some_redis
 
 HERE = Path(__file__).parent
 STOP_SECONDS = 12  # a service ends within 10 s even if one of its handlers never does

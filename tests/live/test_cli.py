@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import daebus
+from daebus.cli import COMMANDS
 from daebus.redisserver import PrivateServer
 from tests.outside import Launcher, Link, Script, Side, environment, free_port, subscribers
 from tests.support import MS, wait_for
@@ -308,7 +309,7 @@ def test_the_version(run: Run) -> None:
     assert run("version").stdout == f"{daebus.__version__}\n"
 
 
-@pytest.mark.parametrize("words", [(), ("call",), ("pub",), ("sub",), ("version",)])
+@pytest.mark.parametrize("words", [(), *((name,) for name in COMMANDS)])
 def test_help_has_an_example(run: Run, words: tuple[str, ...]) -> None:
     done = run(*words, "--help")
     assert (done.returncode, done.stderr) == (0, "")

@@ -32,7 +32,7 @@ def test_the_unit_tests_ran_on_the_installed_files(packages: Path) -> None:
 
 def test_the_library_is_whole(packages: Path) -> None:
     """Every file of the library that git knows is in the package."""
-    known = run("git", "ls-files", "daebus", "Daebus.py").split()
+    known = run("git", "ls-files", "daebus", "Daebus.py", "pytest_daebus.py").split()
     installed = set(contents(packages, "python3-daebus"))
     assert known
     assert [name for name in known if f"/usr/lib/python3/dist-packages/{name}" not in installed] == []
@@ -44,6 +44,16 @@ def test_the_kiosk_is_whole(packages: Path) -> None:
     names = {name.removeprefix("examples/kiosk/") for name in known} - {"README.md", "bus.py", "run.py"}
     installed = set(contents(packages, "daebus-kiosk"))
     assert [name for name in sorted(names) if f"/usr/share/daebus-kiosk/{name}" not in installed] == []
+
+
+def test_the_command_has_its_page_and_its_completions(packages: Path) -> None:
+    """They are made when the package is built."""
+    assert set(contents(packages, "python3-daebus")) >= {
+        "/usr/share/bash-completion/completions/daebus",
+        "/usr/share/fish/vendor_completions.d/daebus.fish",
+        "/usr/share/man/man1/daebus.1.gz",
+        "/usr/share/zsh/vendor-completions/_daebus",
+    }
 
 
 def test_nothing_is_where_packages_have_no_business(packages: Path) -> None:

@@ -176,7 +176,7 @@ def test_journalctl_finds_the_lines_of_an_action(container: Container) -> None:
 @pytest.mark.parametrize("path", ["/waits", "/awaits"])
 def test_one_trace_goes_from_http_through_the_services(container: Container, path: str) -> None:
     trace = f"{ord(path[1]):032x}"
-    assert get(container, FRONT_PORT, path, {"traceparent": f"00-{trace}-b7ad6b7169203331-01"})[0] == 200
+    assert get(container, FRONT_PORT, path, {"traceparent": f"00-{trace}-b7ad6b7169203331-00"})[0] == 200
     entries(container, "front", f"DAEBUS_TRACE={trace}")
     entries(container, "back", f"DAEBUS_TRACE={trace}")
     both = container.run(f"journalctl --output=cat DAEBUS_TRACE={trace}").stdout.splitlines()

@@ -18,8 +18,8 @@ def all_errors(of: type[DaebusError] = DaebusError) -> Iterator[type[DaebusError
 
 
 FROM_A_SERVICE = [
-    "bad_message", "unknown_action", "busy", "stopping", "expired", "internal", "unserialisable", "too_large",
-    "name_taken",
+    "bad_message", "bad_payload", "unknown_action", "busy", "stopping", "expired", "internal", "unserialisable",
+    "too_large", "name_taken",
 ]  # fmt: skip
 
 

@@ -6,11 +6,12 @@ import io
 from pathlib import Path
 
 import pytest
-from bus import without_password
 from console import Console, bar, duration, one_line, table
 from hypothesis import given
 from hypothesis import strategies as st
 from readings import Readings, first_number, hottest, memory_percent, memory_total_gb, read_device
+
+from daebus.someredis import without_password
 
 MEMINFO = "MemTotal:        4000000 kB\nMemFree:          500000 kB\nMemAvailable:    3000000 kB\n"
 NOTHING: Readings = dict.fromkeys(
