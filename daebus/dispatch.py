@@ -27,7 +27,6 @@ from .errors import (
 from .jsontext import dumps
 from .log import Budget, Seldom, leave_entry, logger, one_line
 from .names import shown
-from .tally import UNSORTED
 from .work import Work
 
 TYPE_CHECKING = False
@@ -169,11 +168,11 @@ class Dispatcher:
             if done and (self.verbose or (call.request is not None and call.request.parent is not None)):
                 self._tell(call)
             current.reset(token)
-        tally = call.work.tally  # as `tally.ran`, without a further call
-        tally.times.append(monotonic() - call.began)
-        if len(tally.times) >= UNSORTED:
-            tally.sort()
-        return done
+        tally = call.work.tally
+        tally.runs += 1
+        if tally.runs >= tally.next_timed:
+            tally.took(monotonic() - call.began, slow=call.work.slow)
+        return True
 
     def _go_on_alone(self, call: Call, result: Any) -> bool:
         """Have the event loop run a coroutine; True if it is refused instead."""

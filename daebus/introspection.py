@@ -1,7 +1,7 @@
 """What a service says of itself: who it is, what it declares, how it fares. Three reserved actions, for any caller.
 
 Every process answers, on its reader, also one of several that share a service; and also while the service starts.
-Nothing here is counted, written down or sent unless somebody asks.
+Loaded when somebody asks for the first time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import socket
 import sys
 import threading
 import time
-from time import monotonic, process_time
 
 from .jsontext import dumps
 from .message import MAX_MESSAGE
@@ -22,14 +21,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .endpoints import Endpoints
-    from .message import PubSubRequest
     from .registry import Record, Registry
     from .service import Service
     from .work import Work
 
     Answer = dict[str, Any]
-
-PING, INFO, STATS = "$daebus.ping", "$daebus.info", "$daebus.stats"
 
 TEXT_LIMIT = 1000
 """Characters of a docstring's first paragraph, and of any other text, that are told."""
@@ -54,14 +50,7 @@ class Introspection:
         self._endpoints = endpoints
         self._max_workers = max_workers
         self._shared = shared
-        self._began = monotonic()
         self._started: float | None = None  # the process, in seconds since 1970
-        self.works: list[Work] = []  # the handlers whose runs are counted, beside those of the endpoints
-        self.answers: dict[str, Callable[[PubSubRequest], Answer]] = {
-            PING: lambda _request: self.ping(),
-            INFO: lambda _request: self.info(),
-            STATS: lambda _request: self.stats(),
-        }
 
     def ping(self) -> Answer:
         """Return who this process is."""
@@ -79,7 +68,7 @@ class Introspection:
             "service": self._service.name,
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "uptime": round(monotonic() - self._began, 3),
+            "uptime": round(time.monotonic() - self._service.began, 3),
         }
 
     def info(self) -> Answer:
@@ -107,7 +96,7 @@ class Introspection:
             **self._identity(),
             **self._state(),
             "memory": memory_of_process(_read("/proc/self/statm"))[1],
-            "cpu": round(process_time(), 3),
+            "cpu": round(time.process_time(), 3),
             "threads": threading.active_count(),
             "handlers": [counted(work) for work in self.all_works()],
             "last_error": failure and {key: getattr(failure, key) for key in failure.__slots__},
@@ -152,7 +141,7 @@ class Introspection:
         numbers: dict[str, float] = {
             "process_virtual_memory_bytes": virtual,
             "process_resident_memory_bytes": resident,
-            "process_cpu_seconds_total": process_time(),
+            "process_cpu_seconds_total": time.process_time(),
         }
         if self._started is None:  # once: a clock that is set must not move the past
             self._started = start_of_process(_read("/proc/self/stat"))
@@ -162,7 +151,7 @@ class Introspection:
 
     def all_works(self) -> list[Work]:
         """Return the handlers whose runs are counted, in the order of their kinds and declarations."""
-        return [*self.works, *(self._endpoints.works if self._endpoints is not None else ())]
+        return [*self._service.works, *(self._endpoints.works if self._endpoints is not None else ())]
 
 
 # --- one handler ---

@@ -25,9 +25,9 @@ from .engine import Engine
 from .errors import ConfigurationError, DeclarationError, Stopping
 from .hooks import hooks_of
 from .inbox import Inbox
-from .introspection import Introspection
 from .liaison import Liaison, Reload, sentence
 from .log import LAST, logger, one_line
+from .names import RESERVED
 from .scheduler import Scheduler
 from .systemd import Notifier, offered_sockets, share_out
 from .target import clock_id
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .endpoints import Endpoints
+    from .introspection import Introspection
     from .link import Pair
     from .message import PubSubRequest
     from .registry import Registry
@@ -137,9 +138,11 @@ class Service:
         self.bus = self.make_bus(settings, name, share)
         self.dispatcher = self.make_dispatcher(name, registry.records("action"), self.bus.flush)
         self.engine = self.make_engine(max_workers, self.bus.flush, self.wake)
-        self.introspection = Introspection(self, registry, endpoints, max_workers=max_workers, shared=shared)
+        self.began = monotonic()
+        self.works: list[Work] = []  # the handlers, beside those of the endpoints
+        self._introspection: Introspection | None = None
         if endpoints is not None:
-            endpoints.metrics = self.introspection.metrics
+            endpoints.metrics = partial(self._tell, "metrics")
         self.inbox = self._make_inbox(share)
         self.bus.engine = self.engine
         self.bus.on_taken = self.fail
@@ -155,7 +158,7 @@ class Service:
         registry, bus = self._registry, self.bus
         self._bus_leg = watchdog.BusLeg(bus, self.name)
         reserved = {claim.ACTION: self._answer_claim, watchdog.ACTION: self._bus_leg.answer}
-        reserved |= self.introspection.answers
+        reserved |= {f"{RESERVED}{what}": partial(self._tell, what) for what in ("ping", "info", "stats")}
         inbox = Inbox(self.dispatcher, bus, reserved, clock_id(), share.mine if share else None, self._flush_answer)
         workflows = Workflows(registry.records("workflow"), inbox)
         if workflows.declared:
@@ -164,7 +167,7 @@ class Service:
             bus.plan(self._bus_leg.channel, self._bus_leg.plan_answer)
         listeners = [Work(record) for record in registry.records("listen")]
         bus.listen(inbox.plan_request, inbox.plan_message, listeners)
-        self.introspection.works = [*self.dispatcher.actions.values(), *workflows.works, *listeners]
+        self.works = [*self.dispatcher.actions.values(), *workflows.works, *listeners]
         return inbox
 
     def _flush_answer(self, final: bool) -> None:
@@ -174,6 +177,16 @@ class Service:
 
     def _answer_claim(self, request: PubSubRequest) -> dict[str, Any]:
         return claim.answer(request, self.name, self._shared)
+
+    def _tell(self, what: str, _request: PubSubRequest | None = None) -> Any:
+        """Return what the service says of itself. Most are never asked, so they do not load what answers."""
+        if self._introspection is None:
+            from .introspection import Introspection
+
+            self._introspection = Introspection(
+                self, self._registry, self._endpoints, max_workers=self._max_workers, shared=self._shared
+            )
+        return getattr(self._introspection, what)()
 
     # --- from any thread ---
 

@@ -22,9 +22,14 @@ ANSWERED_WITH_ERROR, WRONG_USAGE, NOT_THERE, INTERRUPTED, NOBODY_READS = 1, 2, 3
 """Exit statuses; the last two are those of a program that SIGINT or SIGPIPE ended."""
 
 COMMANDS = {
+    "ls": "see",
+    "info": "see",
+    "ping": "see",
     "call": "messages",
     "pub": "messages",
     "sub": "messages",
+    "monitor": "monitor",
+    "top": "top",
     "logs": "logs",
     "trace": "trace",
     "doctor": "doctor",
@@ -32,6 +37,7 @@ COMMANDS = {
     "run": "develop",
     "shell": "shell",
     "bench": "benchmark",
+    "completion": "completion",
     "version": "messages",
 }
 """The commands in the order in which `--help` lists them, each with the module that has it, under the same name."""

@@ -13,7 +13,7 @@ import click
 
 from ..errors import ConfigurationError, RedisUnavailable
 from ..redisserver import ServerDidNotStart
-from ..someredis import some_redis
+from ..someredis import reachable, some_redis
 from .arguments import some_redis_option
 from .children import STOP_SECONDS, Child, Look
 from .output import STDOUT, tell
@@ -50,6 +50,8 @@ def run(context: click.Context, files: tuple[str, ...], reload: bool, settings: 
     try:
         with _Signals() as signals, some_redis(settings.url if settings else None, tied=True) as (url, about):
             tell(f"daebus: {about}")
+            if url not in (settings.url if settings else None, reachable()):
+                tell(f"daebus: in other terminals, for them to find it:  export DAEBUS_REDIS_URL={url}")
             supervisor = Supervisor(scripts, url, signals, reload=reload)
             try:
                 status = supervisor.run()

@@ -17,6 +17,7 @@ from ..settings import RedisSettings
 from ..subscription import Subscription
 from ..target import NO_FIELDS, check_channel_to_publish
 from .arguments import payload_of, redis_option
+from .completing import complete_actions, complete_channels, complete_services
 from .output import check_reader, for_reader, one_line, say, tell, text_of, visible
 
 TYPE_CHECKING = False
@@ -29,8 +30,8 @@ RETRY_FIRST, RETRY_LONGEST = 0.05, 1.0
 
 
 @click.command(short_help="Call an action of a service.", epilog="Example: daebus call lamp dim percent=40 room=hall")
-@click.argument("service")
-@click.argument("action")
+@click.argument("service", shell_complete=complete_services)
+@click.argument("action", shell_complete=complete_actions)
 @click.argument("payload", nargs=-1)
 @click.option("--timeout", metavar="SECONDS", type=float, default=5.0, help="How long all of it may take (5).")
 @click.option("--wait", is_flag=True, help="If the service is not there, hold the request until it is.")
@@ -79,7 +80,7 @@ def _show_progress(part: Any) -> None:
 
 
 @click.command(short_help="Publish a message to a channel.", epilog="Example: daebus pub display.refresh by=hand")
-@click.argument("channel")
+@click.argument("channel", shell_complete=complete_channels)
 @click.argument("payload", nargs=-1, required=True)
 @redis_option
 def pub(channel: str, payload: tuple[str, ...], settings: RedisSettings) -> None:
@@ -92,7 +93,7 @@ def pub(channel: str, payload: tuple[str, ...], settings: RedisSettings) -> None
 
 
 @click.command(short_help="Print what is published.", epilog="Example: daebus sub 'sensor.*' display.refresh")
-@click.argument("channels", metavar="CHANNEL...", nargs=-1, required=True)
+@click.argument("channels", metavar="CHANNEL...", nargs=-1, required=True, shell_complete=complete_channels)
 @click.option("--count", metavar="N", type=click.IntRange(min=1), help="End after so many messages.")
 @redis_option
 def sub(channels: tuple[str, ...], count: int | None, settings: RedisSettings) -> None:
@@ -102,7 +103,8 @@ def sub(channels: tuple[str, ...], count: int | None, settings: RedisSettings) -
     """
     for channel in channels:
         check_channel_to_publish(channel)
-    for number, (channel_heard, data) in enumerate(_messages(settings, list(channels)), 1):
+    heard = (message for batch in messages(settings, list(channels)) for message in batch)
+    for number, (channel_heard, data) in enumerate(heard, 1):
         say(f"{visible(channel_heard.decode(errors='replace'))}\t{text_of(data)}")
         if number == count:
             return
@@ -117,21 +119,22 @@ def version() -> None:
 # --- listening ---
 
 
-def _messages(settings: RedisSettings, names: list[str]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield what is heard. When Redis goes away later on, the person is told, and it is tried until it is back."""
+def messages(settings: RedisSettings, names: list[str]) -> Iterator[list[tuple[bytes, bytes]]]:
+    """Yield what is heard, as it comes: nothing every now and then. When Redis goes away later on, the person is told,
+    and it is tried until it is back."""
     subscription = Subscription(settings, names)
     subscription.open()
     try:
         while True:
             try:
-                messages = subscription.receive()
+                heard = subscription.receive()
             except RedisUnavailable as error:
                 tell(f"daebus: {error.code}: {error}; trying again")
                 _open_again(subscription)
                 tell(f"daebus: Redis at {settings} is back; what was published meanwhile was not heard")
                 continue
             check_reader()
-            yield from messages
+            yield heard
     finally:
         subscription.close()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from daebus.redisserver import PrivateServer
+from tests.command import Command
 from tests.outside import Launcher, Peer, Side, ours
 from tests.support import private_server, skip_or_fail
 from tests.upstream import UpstreamUnavailable, upstream_python
@@ -59,6 +60,24 @@ def debian_side(own_side: Side) -> Side:
     if found.returncode:
         skip_or_fail("Debian's python3-click, python3-hiredis, python3-redis and python3-sdnotify are not installed")
     return Side("debian", DEBIANS_PYTHON, own_side.pythonpath)
+
+
+@pytest.fixture
+def command(own_side: Side, own_bus: PrivateServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """The command `daebus`, with the newest libraries, on the test's own server."""
+    made = Command(own_side, own_bus, tmp_path_factory.getbasetemp() / "compiled")
+    yield made
+    made.end_all()
+
+
+@pytest.fixture(params=["own_side", "debian_side"])
+def any_command(
+    request: pytest.FixtureRequest, own_bus: PrivateServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Command]:
+    """The same, with the newest libraries and with Debian's."""
+    made = Command(request.getfixturevalue(request.param), own_bus, tmp_path_factory.getbasetemp() / "compiled")
+    yield made
+    made.end_all()
 
 
 @pytest.fixture

@@ -200,6 +200,14 @@ def test_a_service_answers_while_it_starts(bus: PrivateServer, launch: Launcher,
     until_ready(script)
 
 
+def test_who_is_not_asked_does_not_load_the_answers(bus: PrivateServer, launch: Launcher) -> None:
+    body = "@app.action('loaded')\ndef loaded():\n    return 'daebus.introspection' in sys.modules\n"
+    launch.service(body, server=bus, service="unasked")
+    assert call(bus, "unasked", "loaded") is False
+    call(bus, "unasked", PING)
+    assert call(bus, "unasked", "loaded") is True
+
+
 # --- the census ---
 
 

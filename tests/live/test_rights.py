@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from daebus import RedisRefused, census
 from daebus.errors import RedisUnavailable
 from daebus.link import Link, ReplyError, open_link
 from daebus.redisserver import PrivateServer, Program
@@ -33,6 +34,7 @@ HEAR = [
     ("SUBSCRIBE", "door"),
     ("SUBSCRIBE", "door.workflows"),
     ("SUBSCRIBE", "door.state"),
+    ("SUBSCRIBE", "door.$daebus"),
     ("SUBSCRIBE", f"caller:door-{UUID}"),
     ("SUBSCRIBE", f"caller:thief-2-{UUID}"),
     ("SUBSCRIBE", f"caller:{UUID}"),
@@ -60,6 +62,7 @@ SPEAK = [
 LEARN = [
     ("PUBSUB", "CHANNELS"),
     ("PUBSUB", "CHANNELS", "caller:*"),
+    ("PUBSUB", "CHANNELS", "*.$daebus"),
     ("PUBSUB", "SHARDCHANNELS"),
     ("MONITOR",),
     ("CLIENT", "LIST"),
@@ -278,6 +281,27 @@ def test_it_calls_publishes_and_hears_what_it_says(guarded: Guarded, door: Servi
         assert ask(guarded, "panel", "later") == {"code": 3}
         wait_for(lambda: ask(guarded, "panel", "heard"), LIMIT)
         assert "refuse" not in panel.log() + door.log()
+
+
+def test_root_finds_all_services_and_asks_them(guarded: Guarded, door: ServiceProcess) -> None:
+    """The channel by which a service is found is within the rights that it has."""
+    settings = parse_url(guarded.environment("service")["DAEBUS_REDIS_URL"], "url")
+    assert "door" in census.find(settings)
+    ((said,),) = census.ask(settings, ["door"], "$daebus.stats", LIMIT).values()
+    assert said["pid"] == door.pid
+    assert "will not find" not in door.log()
+
+
+def test_no_single_service_finds_others(
+    guarded: Guarded, door: ServiceProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = guarded.log_in("curious")
+    monkeypatch.setenv("DAEBUS_SERVICE", environment["DAEBUS_SERVICE"])
+    settings = parse_url(environment["DAEBUS_REDIS_URL"], "url")
+    with pytest.raises(RedisRefused, match=r"to the user 'service-curious' .*root may"):
+        census.find(settings)
+    with pytest.raises(RedisRefused, match="comes from `calls`"):
+        census.ask(settings, ["door"], "$daebus.info", LIMIT)
 
 
 def test_several_processes_share_a_service(guarded: Guarded) -> None:
