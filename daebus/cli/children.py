@@ -91,7 +91,7 @@ class Child:
         """Ask it to end."""
         if self.deadline is None:
             self.deadline = monotonic() + STOP_SECONDS
-            self._process.send_signal(signal.SIGTERM)
+            signal.pidfd_send_signal(self.ended, signal.SIGTERM)  # Popen's would take leave of one that has ended
 
     def kill(self) -> None:
         """End it, and all that it has started."""
