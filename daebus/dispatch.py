@@ -81,7 +81,7 @@ if TYPE_CHECKING:
 COROUTINE_LIMIT, COROUTINE_BYTES = 1000, 8 * 1024 * 1024
 """Coroutines of async handlers that may run at once, and the bytes of their messages (the values take more)."""
 
-_DEFERRED = (CoroutineType, GeneratorType, AsyncGeneratorType)
+_DEFERRED = frozenset((CoroutineType, GeneratorType, AsyncGeneratorType))
 
 
 class Counts:
@@ -160,12 +160,13 @@ class Dispatcher:
                     done = self._go_on_alone(call, result)
                     return done
                 self._follow(call, result)
-            else:
+            elif call.response is not None:
                 self._conclude(call, result)
         except BaseException as error:  # noqa: BLE001 - the last stop: SystemExit in a handler must not end a worker
             self.failed(call, error)
         finally:
-            if done and (self.verbose or (call.request is not None and call.request.parent is not None)):
+            request = call.request
+            if done and (self.verbose or (request is not None and request.parent is not None)):
                 self._tell(call)
             current.reset(token)
         tally = call.work.tally

@@ -17,7 +17,7 @@ import threading
 from functools import partial
 from time import monotonic
 
-from . import claim, watchdog
+from . import claim
 from .bus import HEALTH_PERIOD, Bus
 from .connecting import FirstConnection
 from .dispatch import Dispatcher
@@ -27,7 +27,7 @@ from .hooks import hooks_of
 from .inbox import Inbox
 from .liaison import Liaison, Reload, sentence
 from .log import LAST, logger, one_line
-from .names import RESERVED
+from .names import PROBE, RESERVED
 from .scheduler import Scheduler
 from .systemd import Notifier, offered_sockets, share_out
 from .target import clock_id
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .settings import RedisSettings
     from .shared import Share
     from .systemd import Offered
+    from .watchdog import Watchdog
 
 HANDLER_LIMIT = 8.0
 """Seconds that handlers have to finish once the service was told to stop; then their callers are told."""
@@ -156,14 +157,17 @@ class Service:
     def _make_inbox(self, share: Share | None) -> Inbox:
         """Tell the bus what to subscribe to, and where that is planned."""
         registry, bus = self._registry, self.bus
-        self._bus_leg = watchdog.BusLeg(bus, self.name)
-        reserved = {claim.ACTION: self._answer_claim, watchdog.ACTION: self._bus_leg.answer}
+        reserved: dict[str, Callable[[PubSubRequest], Any]] = {claim.ACTION: self._answer_claim, PROBE: _not_ours}
         reserved |= {f"{RESERVED}{what}": partial(self._tell, what) for what in ("ping", "info", "stats")}
         inbox = Inbox(self.dispatcher, bus, reserved, clock_id(), share.mine if share else None, self._flush_answer)
         workflows = Workflows(registry.records("workflow"), inbox)
         if workflows.declared:
             bus.plan(workflows.channel, workflows.plan)
         if self._notifier.watchdog_seconds is not None:
+            from .watchdog import BusLeg
+
+            self._bus_leg = BusLeg(bus, self.name)
+            reserved[PROBE] = self._bus_leg.answer
             bus.plan(self._bus_leg.channel, self._bus_leg.plan_answer)
         listeners = [Work(record) for record in registry.records("listen")]
         bus.listen(inbox.plan_request, inbox.plan_message, listeners)
@@ -340,11 +344,13 @@ class Service:
             workers=self._max_workers,
         )
 
-    def _make_watchdog(self, scheduler: Scheduler) -> watchdog.Watchdog | None:
+    def _make_watchdog(self, scheduler: Scheduler) -> Watchdog | None:
         """Return the watchdog, if systemd wants one (WatchdogSec=)."""
         seconds = self._notifier.watchdog_seconds
         if seconds is None:
             return None
+        from . import watchdog
+
         legs: list[Any] = [
             self._bus_leg,
             watchdog.WorkerLeg(self.engine, self._stuck_after),
@@ -524,6 +530,10 @@ class Service:
         self._write_end = -1
         os.close(signal_free)
         os.close(self._wake_end)
+
+
+def _not_ours(_request: PubSubRequest) -> None:
+    """Leave a watchdog's probe to the process that has sent it: one that serves under this name, too."""
 
 
 def _share(settings: RedisSettings, name: str) -> Share:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 import click
 
 from ..names import new_trace
@@ -12,6 +9,7 @@ from .arguments import json_option
 from .journal import entries
 from .logs import time_of
 from .output import one_line, say, tell, visible
+from .screen import in_colour
 from .tree import described, shown, trace_of, traces_in
 
 TYPE_CHECKING = False
@@ -79,7 +77,6 @@ def _show(name: str, for_program: bool) -> None:
     if for_program:
         say(one_line(described(made)))
         return
-    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     say(f"Trace {visible(name)}, {time_of({'__REALTIME_TIMESTAMP': made.began * 1e6})}")
-    for line in shown(made, coloured):
+    for line in shown(made, in_colour()):
         say(line)

@@ -149,7 +149,7 @@ def test_parts_are_cut_as_one_line_and_colours_take_no_room() -> None:
     parts = [("abc", "1"), ("def", ""), ("ghi", "31")]
     assert painted_parts(parts, None, False) == "abcdefghi"
     assert painted_parts(parts, 5, False) == "abcd…"
-    assert painted_parts(parts, 7, True) == "\x1b[1mabc\x1b[mdef\x1b[31m…\x1b[m"
+    assert painted_parts(parts, 7, True) == "\x1b[1mabc\x1b[0mdef\x1b[31m…\x1b[0m"
 
 
 # --- ls and info ---
