@@ -14,7 +14,7 @@ pytest.importorskip("click")
 
 from daebus.cli import traffic
 from daebus.cli.answers import Census, is_identity
-from daebus.cli.completing import in_time
+from daebus.cli.completing import in_time, is_harmless
 from daebus.cli.description import describe
 from daebus.cli.monitor import line_of, shares
 from daebus.cli.output import visible
@@ -557,6 +557,18 @@ def test_who_calls(channel: str, caller: str | None) -> None:
 
 
 # --- completion ---
+
+
+@pytest.mark.parametrize("name", ["lamp", "desk-lamp", "é", "display.*", "a:b@c/d,e", "[ab]?"])
+def test_names_are_offered(name: str) -> None:
+    assert is_harmless(name)
+
+
+@pytest.mark.parametrize(
+    "name", [";reboot", "a b", "$(id)", "`id`", "a|b", "a&", ">x", "<x", "'", '"', "\\", "!1", "#", "a\nb", "--redis"]
+)
+def test_names_that_a_shell_would_take_for_more_are_not(name: str) -> None:
+    assert not is_harmless(name)
 
 
 def test_a_question_that_fails_has_no_answers() -> None:
