@@ -51,6 +51,7 @@ class Introspection:
         self._max_workers = max_workers
         self._shared = shared
         self._started: float | None = None  # the process, in seconds since 1970
+        self._declared: dict[str, list[Answer]] = {}  # once somebody has asked: it does not change, and is much
 
     def ping(self) -> Answer:
         """Return who this process is."""
@@ -74,10 +75,6 @@ class Introspection:
     def info(self) -> Answer:
         """Return what the service declares: all of it, unless that is more than a message may be."""
         service, endpoints = self._service, self._endpoints
-        running = service.threads.running
-        declared = {
-            key: [described(record, running) for record in self._registry.records(kind)] for key, kind in KINDS.items()
-        }
         answer = {
             **self.ping(),
             "python": sys.version.split()[0],
@@ -85,9 +82,18 @@ class Introspection:
             "max_workers": self._max_workers,
             "redis": str(service.settings),
             "http": endpoints.addresses if endpoints is not None else [],
-            **declared,
         }
-        return bounded(answer, declared.values())
+        if not self._declared:
+            self._declared = self._described(answer)
+        running = service.threads.running
+        threads = [{**thread, "running": thread["name"] in running} for thread in self._declared["threads"]]
+        return {**answer, **self._declared, "threads": threads}
+
+    def _described(self, answer: Answer) -> dict[str, list[Answer]]:
+        """Return what is declared, so that it fits into an answer."""
+        declared = {key: [described(record) for record in self._registry.records(kind)] for key, kind in KINDS.items()}
+        bounded({**answer, **declared}, declared.values())
+        return declared
 
     def stats(self) -> Answer:
         """Return how the service fares."""

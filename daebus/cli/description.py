@@ -6,7 +6,7 @@ from time import time
 
 import click
 
-from .answers import SECTIONS, records, text
+from .answers import SECTIONS, number, records, text
 from .output import visible
 from .wording import UNKNOWN, count, example_call, signature, span
 
@@ -75,8 +75,8 @@ def _error_lines(process: Answer, now: float) -> list[str]:
     error = process.get("last_error")
     if not isinstance(error, dict):
         return []
-    at = error.get("at")
-    ago = f", {span(now - at)} ago" if isinstance(at, int | float) else ""
+    at = number(error.get("at"))
+    ago = f", {span(now - at)} ago" if at is not None else ""
     what = " ".join(visible(str(error[key])) for key in ("kind", "name") if error.get(key))
     lines = [_labelled("last error", f"{visible(str(error.get('type')))} in {what}{ago} (process {process['pid']})")]
     error_id = error.get("error_id")
@@ -134,7 +134,8 @@ def _head(section: str, record: Answer) -> str:
 
 
 def _seconds(value: object) -> str:
-    return f"{value:g} s" if isinstance(value, int | float) else "?"
+    seconds = number(value)
+    return f"{seconds:g} s" if seconds is not None else "?"
 
 
 # --- one handler ---

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 pytest.importorskip("click")
 
 from daebus.cli import traffic
-from daebus.cli.answers import Census
-from daebus.cli.completing import in_time
+from daebus.cli.answers import Census, is_identity
+from daebus.cli.completing import in_time, is_harmless
 from daebus.cli.description import describe
 from daebus.cli.monitor import line_of, shares
 from daebus.cli.output import visible
@@ -104,12 +104,20 @@ def test_a_schema_becomes_a_signature(schema: object, returns: object, text: str
          ['x={"y": {"y": {"y": "text"}}}']),
         ({"properties": {"a": {"type": "string", "enum": ["5"]}, "b": {"type": "object"}}, "required": ["a", "b"]},
          ['a="5"', "b={}"]),
+        ({"type": "string", "format": ["date"]}, ['"text"']),
         ({"type": "array", "items": {"type": "boolean"}}, ["[true]"]),
         ({"type": "integer", "minimum": -5}, ["-5"]),
     ],
 )  # fmt: skip
 def test_a_schema_becomes_an_example(schema: object, words: list[str]) -> None:
     assert example_words(schema) == words
+
+
+def test_an_example_is_bounded() -> None:
+    """References may multiply: what this one asks for has 10^9 values."""
+    schema = {"type": "array", "prefixItems": [{"$ref": "#/x"}] * 1000}
+    words = example_words({**schema, "x": schema})
+    assert len(words[0]) < 100_000
 
 
 def test_an_example_can_be_pasted_into_a_shell() -> None:
@@ -245,6 +253,18 @@ def stats(pid: int, uptime: float, handlers: list[dict[str, Any]], **more: Any) 
 
 def handler(calls: int, errors: int, *buckets: list[float], name: str = "dim") -> dict[str, Any]:
     return {"kind": "action", "name": name, "calls": calls, "errors": errors, "longest": 0.5, "buckets": list(buckets)}
+
+
+@pytest.mark.parametrize("number", [float("inf"), -float("inf"), 10**400, -(10**400), 1e300])
+def test_numbers_that_nobody_can_calculate_with_are_no_answer(number: float) -> None:
+    """They are JSON: 1e999, or a whole number of thousands of digits."""
+    answer: dict[str, Any] = {"pid": 1, "host": "here", "uptime": 5.0}
+    assert is_identity(answer)
+    assert not is_identity({**answer, "uptime": number})
+    told = {**answer, "last_error": {"at": number, "type": "KeyError"}, "tasks": [{"name": "t", "interval": number}]}
+    lines = describe("lamp", [told], 0, now=1.0)
+    assert "  t, each ?" in lines
+    assert any(line.endswith("KeyError in  (process 1)") for line in lines)
 
 
 def test_rates_are_differences_by_the_process_own_clock() -> None:
@@ -537,6 +557,18 @@ def test_who_calls(channel: str, caller: str | None) -> None:
 
 
 # --- completion ---
+
+
+@pytest.mark.parametrize("name", ["lamp", "desk-lamp", "é", "display.*", "a:b@c/d,e", "[ab]?"])
+def test_names_are_offered(name: str) -> None:
+    assert is_harmless(name)
+
+
+@pytest.mark.parametrize(
+    "name", [";reboot", "a b", "$(id)", "`id`", "a|b", "a&", ">x", "<x", "'", '"', "\\", "!1", "#", "a\nb", "--redis"]
+)
+def test_names_that_a_shell_would_take_for_more_are_not(name: str) -> None:
+    assert not is_harmless(name)
 
 
 def test_a_question_that_fails_has_no_answers() -> None:
