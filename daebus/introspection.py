@@ -17,15 +17,17 @@ from .message import MAX_MESSAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from .endpoints import Endpoints
     from .registry import Record, Registry
+    from .scheduler import Task
     from .service import Service
     from .work import Work
 
     Answer = dict[str, Any]
+    Counted = Work | Task
 
 TEXT_LIMIT = 1000
 """Characters of a docstring's first paragraph, and of any other text, that are told."""
@@ -98,9 +100,19 @@ class Introspection:
             "memory": memory_of_process(_read("/proc/self/statm"))[1],
             "cpu": round(time.process_time(), 3),
             "threads": threading.active_count(),
-            "handlers": [counted(work) for work in self.all_works()],
+            "handlers": self._handlers(),
             "last_error": failure and {key: getattr(failure, key) for key in failure.__slots__},
         }
+
+    def _handlers(self) -> list[Answer]:
+        service, now = self._service, time.monotonic()
+        under_way = service.engine.under_way()
+        under_way += [(call.work, call.began) for call in list(service.dispatcher.awaiting)]
+        began: dict[Counted, list[float]] = {}
+        for work, when in under_way:
+            began.setdefault(work, []).append(when)
+        began |= {task: [task.began] for task in service.tasks if task.running}
+        return [counted(work, [now - when for when in began.get(work, ())]) for work in self.all_works()]
 
     def _state(self) -> Answer:
         service, endpoints = self._service, self._endpoints
@@ -149,9 +161,10 @@ class Introspection:
             numbers["process_start_time_seconds"] = self._started
         return numbers
 
-    def all_works(self) -> list[Work]:
+    def all_works(self) -> list[Counted]:
         """Return the handlers whose runs are counted, in the order of their kinds and declarations."""
-        return [*self._service.works, *(self._endpoints.works if self._endpoints is not None else ())]
+        works = self._endpoints.works if self._endpoints is not None else ()
+        return [*self._service.works, *works, *self._service.tasks]
 
 
 # --- one handler ---
@@ -175,8 +188,8 @@ def described(record: Record, running: Iterable[str] = ()) -> Answer:
     return {**answer, **describe(record)}
 
 
-def counted(work: Work) -> Answer:
-    """Return what was counted of a handler; times in seconds."""
+def counted(work: Counted, under_way: Sequence[float] = ()) -> Answer:
+    """Return what was counted of a handler; times in seconds, also those since when it runs (`under_way`)."""
     taken = work.tally.taken()
     return {
         "kind": work.kind,
@@ -187,6 +200,8 @@ def counted(work: Work) -> Answer:
         "p50": _short(taken.percentile(0.5)),
         "p99": _short(taken.percentile(0.99)),
         "longest": _short(taken.longest),
+        "running": len(under_way),
+        "oldest": _short(max(under_way)) if under_way else None,
         "buckets": [[_short(bound), count] for bound, count in taken.buckets],
     }
 

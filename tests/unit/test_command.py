@@ -250,10 +250,10 @@ def handler(calls: int, errors: int, *buckets: list[float], name: str = "dim") -
 def test_rates_are_differences_by_the_process_own_clock() -> None:
     rates = Rates()
     (row,) = rates.services([Census("lamp", [stats(7, 10.0, [handler(100, 1, [0.001, 100])])], 1)])
-    assert (row["calls"], row["p50"], row["cpu"], row["busy"], row["reconnections"]) == (None, None, None, 1, 1)
+    assert (row["calls_per_s"], row["p50"], row["cpu"], row["busy"], row["reconnections"]) == (None, None, None, 1, 1)
     now = [handler(120, 2, [0.001, 109], [0.004, 11])]
     (row,) = rates.services([Census("lamp", [stats(7, 14.0, now)], 1)])
-    assert (row["calls"], row["errors"], row["p50"], row["p99"]) == (5.0, 0.25, 0.004, 0.004)
+    assert (row["calls_per_s"], row["errors_per_s"], row["p50"], row["p99"]) == (5.0, 0.25, 0.004, 0.004)
     assert row["cpu"] == pytest.approx(10.0)
 
 
@@ -262,17 +262,17 @@ def test_processes_of_a_service_are_added_and_a_new_one_counts_from_its_second_l
     rates.services([Census("lamp", [stats(7, 1.0, [handler(0, 0)])], 1)])
     looked = [stats(7, 2.0, [handler(3, 0, [0.1, 3])]), stats(8, 2.0, [handler(1000, 0, [0.1, 1000])])]
     (row,) = rates.services([Census("lamp", looked, 2)])
-    assert (row["calls"], row["max_workers"], row["memory"], row["processes"]) == (3.0, 8, 2 << 20, 2)
+    assert (row["calls_per_s"], row["max_workers"], row["memory"], row["processes"]) == (3.0, 8, 2 << 20, 2)
     looked = [stats(8, 4.0, [handler(1010, 0, [0.1, 1010])])]
     (row,) = rates.services([Census("lamp", looked, 1)])
-    assert (row["calls"], row["processes"]) == (5.0, 1)
+    assert (row["calls_per_s"], row["processes"]) == (5.0, 1)
 
 
 def test_a_restart_under_the_same_pid_has_no_negative_rates() -> None:
     rates = Rates()
     rates.services([Census("lamp", [stats(7, 100.0, [handler(50, 5, [0.1, 50])])], 1)])
     (row,) = rates.services([Census("lamp", [stats(7, 1.0, [handler(1, 0, [0.1, 1])])], 1)])
-    assert (row["calls"], row["p50"]) == (None, None)
+    assert (row["calls_per_s"], row["p50"]) == (None, None)
 
 
 def test_who_does_not_answer_comes_first_then_the_busiest() -> None:
@@ -292,7 +292,20 @@ def test_handlers_of_a_service() -> None:
     for uptime, calls in ((1.0, 10), (3.0, 20)):
         handlers = [handler(calls, 0, [0.01, calls], name="on"), handler(0, 0, name="idle"), {"kind": "broken"}]
         rows = rates.handlers(Census("lamp", [stats(7, uptime, handlers)], 1))
-    assert [(row["name"], row["calls"], row["all_calls"]) for row in rows] == [("on", 5.0, 20), ("idle", 0.0, 0)]
+    assert [(row["name"], row["calls_per_s"], row["calls"]) for row in rows] == [("on", 5.0, 20), ("idle", 0.0, 0)]
+
+
+def test_what_runs_now_is_told_with_the_oldest_of_all_processes() -> None:
+    def busy(running: int, oldest: float | None) -> dict[str, Any]:
+        return {**handler(0, 0), "running": running, "oldest": oldest}
+
+    looked = [stats(7, 1.0, [busy(2, 65.5)]), stats(8, 1.0, [busy(1, 3.0)]), stats(9, 1.0, [busy(0, None), handler(0, 0)])]
+    rows = Rates().handlers(Census("lamp", looked, 3))
+    assert [(row["running"], row["oldest"]) for row in rows] == [(3, 65.5)]
+    watch = watch_with(rows, "lamp")
+    assert "3, 1m 5s" in watch.table()[1]
+    rows[0].update(running=0, oldest=None)
+    assert "1m 5s" not in watch.table()[1]
 
 
 @given(st.dictionaries(st.floats(1e-6, 10), st.integers(1, 50), min_size=1), st.floats(0.01, 1.0))
