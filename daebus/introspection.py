@@ -87,6 +87,7 @@ class Introspection:
             "max_workers": self._max_workers,
             "redis": str(service.settings),
             "http": endpoints.addresses if endpoints is not None else [],
+            "gateway": endpoints.gateway if endpoints is not None else None,
             **declared,
         }
         return bounded(answer, declared.values())
@@ -251,9 +252,14 @@ def bounded(answer: Answer, declared: Iterable[list[Answer]]) -> Answer:
 
 
 def unit_of_cgroup(text: str) -> str | None:
-    """Return the systemd service that a process belongs to, by its /proc/PID/cgroup; None if there is none."""
+    """Return the systemd service that a process belongs to, by its /proc/PID/cgroup; None if there is none.
+
+    What is started in a session or a terminal is in a scope, which may be within a service of another kind.
+    """
     for line in text.splitlines():
         for part in reversed(line.rpartition(":")[2].split("/")):
+            if part.endswith(".scope"):
+                break
             if part.endswith(".service"):
                 return part
     return None

@@ -42,7 +42,7 @@ from daebus import DaebusWebSocket
 
 ws = DaebusWebSocket(port="same")
 app.attach(ws)
-ws.gateway(actions=["add"])
+ws.gateway(actions=["add", "lamp/dim"], channels=["news.*"])
 
 @app.action("add")
 def add():
@@ -384,6 +384,7 @@ def test_info_says_all_that_is_declared(bus: PrivateServer, everything: Script) 
     assert lines[int(add["place"].removeprefix(f"{script}:")) - 1] == '@app.action("add")'
     assert [(one["path"], one["place"].startswith(script)) for one in said["folders"]] == [("/files", True)]
     assert said["tasks"][0]["interval"] == 3600
+    assert said["gateway"] == {"actions": ["add", "lamp/dim"], "channels": ["news.*"], "publish": []}
     dim = said["actions"][-1]
     assert dim["input"]["properties"]["percent"]["type"] == "integer"
     assert (dim["input"]["required"], dim["returns"]) == (["percent"], "dict[str, int]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from errno import EACCES, ECONNREFUSED
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("click")
 
+from daebus import cli
 from daebus.cli import traffic
 from daebus.cli.answers import Census
 from daebus.cli.completing import in_time
@@ -24,11 +26,31 @@ from daebus.cli.see import channel_table, service_table
 from daebus.cli.top import HANDLER_COLUMNS, SERVICE_COLUMNS, Watch, fitted, frame
 from daebus.cli.traffic import Redaction, Traffic, caller_of
 from daebus.cli.wording import duration, example_call, example_words, memory, signature, span
+from daebus.errors import RedisUnavailable
 from daebus.message import encode_error, encode_reply, encode_request
 from daebus.settings import RedisSettings
 
 UUID = "12345678-1234-4234-8234-123456789abc"
 PANEL = f"caller:panel-{UUID}"
+
+# --- errors ---
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"), [(EACCES, "; this user may not use it, root may: sudo daebus ..."), (ECONNREFUSED, "")]
+)
+def test_who_may_not_use_the_socket_is_told_who_may(
+    number: int, hint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def away(**_options: object) -> int:
+        error = RedisUnavailable("Redis at /run/x cannot be reached")
+        error.errno = number
+        raise error
+
+    monkeypatch.setattr(cli.commands, "main", away)
+    assert cli.main() == 3
+    assert capsys.readouterr().err == f"daebus: redis_unavailable: Redis at /run/x cannot be reached{hint}\n"
+
 
 # --- wording ---
 
@@ -184,10 +206,11 @@ def test_a_description() -> None:
     first = process(
         unit="lamp.service", file="/opt/lamp.py", redis="localhost:6379", http=["http://[::]:80"], max_workers=4,
         last_error=error, actions=[{"name": "dim", "doc": "Dim it.", "place": "lamp.py:3", "input": DIM}],
-        routes=[{"name": "GET /x", "path": "/x", "input": None}], tasks=[{"name": "beat", "interval": 0.5}],
+        routes=[{"name": "GET /x", "path": "/x", "input": None, "returns": "str"}], tasks=[{"name": "beat", "interval": 0.5}],
         threads=[{"name": "loop", "running": True}], folders=[{"path": "/static"}],
+        gateway={"actions": ["dim", "door/open"], "channels": [], "publish": ["a.b"]},
     )  # fmt: skip
-    second = process(8, max_workers=5)
+    second = process(8, max_workers=5, last_error=error)
     assert describe("lamp", [first, second], 1, now=190.0) == [
         "lamp, Daebus 1.0",
         "  process    7 on kiosk, lamp.service, up 1m 15s",
@@ -199,6 +222,8 @@ def test_a_description() -> None:
         "  workers    4",
         "  last error KeyError in action dim, 1m 30s ago (process 7)",
         "             daebus logs --error-id ab12",
+        "  last error KeyError in action dim, 1m 30s ago (process 8)",
+        "             in its log under ab12",
         "  note       what follows is of process 7; 8 differ from it",
         "",
         "Actions",
@@ -208,10 +233,14 @@ def test_a_description() -> None:
         "      $ daebus call lamp dim percent=1",
         "",
         "Routes",
-        "  GET /x",
+        "  GET /x -> str",
         "",
         "Folders served",
         "  /static",
+        "",
+        "A WebSocket client, through the gateway",
+        "  calls      dim, door/open",
+        "  publishes  a.b",
         "",
         "Tasks",
         "  beat, each 0.5 s",
@@ -299,7 +328,11 @@ def test_what_runs_now_is_told_with_the_oldest_of_all_processes() -> None:
     def busy(running: int, oldest: float | None) -> dict[str, Any]:
         return {**handler(0, 0), "running": running, "oldest": oldest}
 
-    looked = [stats(7, 1.0, [busy(2, 65.5)]), stats(8, 1.0, [busy(1, 3.0)]), stats(9, 1.0, [busy(0, None), handler(0, 0)])]
+    looked = [
+        stats(7, 1.0, [busy(2, 65.5)]),
+        stats(8, 1.0, [busy(1, 3.0)]),
+        stats(9, 1.0, [busy(0, None), handler(0, 0)]),
+    ]
     rows = Rates().handlers(Census("lamp", looked, 3))
     assert [(row["running"], row["oldest"]) for row in rows] == [(3, 65.5)]
     watch = watch_with(rows, "lamp")
