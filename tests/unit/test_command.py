@@ -206,7 +206,8 @@ def test_a_description() -> None:
     first = process(
         unit="lamp.service", file="/opt/lamp.py", redis="localhost:6379", http=["http://[::]:80"], max_workers=4,
         last_error=error, actions=[{"name": "dim", "doc": "Dim it.", "place": "lamp.py:3", "input": DIM}],
-        routes=[{"name": "GET /x", "path": "/x", "input": None, "returns": "str"}], tasks=[{"name": "beat", "interval": 0.5}],
+        routes=[{"name": "GET /x", "path": "/x", "input": None, "returns": "str"}],
+        tasks=[{"name": "beat", "interval": 0.5}],
         threads=[{"name": "loop", "running": True}], folders=[{"path": "/static"}],
         gateway={"actions": ["dim", "door/open"], "channels": [], "publish": ["a.b"]},
     )  # fmt: skip
