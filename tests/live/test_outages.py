@@ -284,9 +284,13 @@ def test_connections_cut_all_through_the_start(launch: Launcher, own_bus: Privat
                 cut += link.call("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
     assert cut
     assert script.alive, script.log
-    until_ready(script)
+    until_ready(script)  # it may have been so before the last cut
+    until_subscribed(own_bus, script.service, script)
     with Peer(own_bus) as peer:
-        assert peer.ask(script.service, "echo", 1)["payload"] == {"got": 1}
+        try:
+            assert peer.ask(script.service, "echo", 1)["payload"] == {"got": 1}
+        except NoReply as error:
+            raise AssertionError(f"{error}: {script.log}") from None
     assert "Traceback" not in script.log
 
 
