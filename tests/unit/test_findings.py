@@ -199,13 +199,16 @@ def test_a_unit(fields: dict[str, str], started: float, changed: float, expected
 
 
 def test_a_unit_that_was_started_anew_is_told_with_how_often() -> None:
-    def said(state: str, restarts: str) -> str:
-        (found,) = findings.unit(Unit("lamp.service", {"ActiveState": state, "NRestarts": restarts}))
-        return found.text
+    def said(state: str, restarts: str, sub: str = "") -> str:
+        fields = {"ActiveState": state, "SubState": sub, "NRestarts": restarts}
+        (found,) = findings.unit(Unit("lamp.service", fields))
+        return f"{found.level}: {found.text}"
 
-    assert said("activating", "7") == "it fails again and again: systemd has started it anew 7 times"
-    assert said("active", "1") == "active; it has failed, and was started anew once"
-    assert said("active", "0") == "active"
+    assert said("activating", "7") == "problem: it fails, and systemd starts it anew: 7 times until now"
+    assert said("activating", "0", "auto-restart") == "problem: it fails, and systemd starts it anew: for the first time now"
+    assert said("activating", "0", "start") == "ok: activating"
+    assert said("active", "1") == "ok: active; it has failed, and was started anew, once until now"
+    assert said("active", "0") == "ok: active"
 
 
 def test_scripts_that_others_may_change() -> None:
