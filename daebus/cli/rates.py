@@ -6,6 +6,8 @@ that was not there in the last round has no rates yet; one that has gone takes i
 
 from __future__ import annotations
 
+from math import inf
+
 from .answers import counted
 
 TYPE_CHECKING = False
@@ -47,9 +49,10 @@ class Rate:
                 return bound
         return None
 
-    def figures(self) -> dict[str, float | None]:
-        """Return the rates as they are shown."""
-        times = {"p50": self.quantile(0.5), "p99": self.quantile(0.99)}
+    def figures(self, longest: float = inf) -> dict[str, float | None]:
+        """Return the rates as they are shown; no run took more than `longest`, whatever the bound of its bucket."""
+        quantiles = {"p50": self.quantile(0.5), "p99": self.quantile(0.99)}
+        times = {name: None if value is None else min(value, longest) for name, value in quantiles.items()}
         return {"calls_per_s": _rounded(self.calls), "errors_per_s": _rounded(self.errors), **times}
 
 
@@ -92,7 +95,7 @@ class Rates:
                 continue
             for key, (calls, errors, buckets) in _differences(earlier, process).items():
                 rates[key].add(calls / span, errors / span, buckets)
-        done = [{**row, **rates[key].figures()} for key, row in rows.items()]
+        done = [{**row, **rates[key].figures(row["longest"])} for key, row in rows.items()]
         return sorted(done, key=lambda row: (-(row["calls_per_s"] or 0.0), row["kind"], row["name"]))
 
     def _remember(self, name: str, process: Answer, before: dict[Id, Answer]) -> Answer | None:

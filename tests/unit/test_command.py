@@ -325,6 +325,13 @@ def test_handlers_of_a_service() -> None:
     assert [(row["name"], row["calls_per_s"], row["calls"]) for row in rows] == [("on", 5.0, 20), ("idle", 0.0, 0)]
 
 
+def test_no_run_of_a_handler_is_said_to_have_taken_longer_than_its_longest() -> None:
+    rates = Rates()
+    for uptime, calls in ((1.0, 1), (2.0, 9)):
+        (row,) = rates.handlers(Census("lamp", [stats(7, uptime, [handler(calls, 0, [0.55, calls])])], 1))
+    assert (row["p50"], row["p99"], row["longest"]) == (0.5, 0.5, 0.5)
+
+
 def test_what_runs_now_is_told_with_the_oldest_of_all_processes() -> None:
     def busy(running: int, oldest: float | None) -> dict[str, Any]:
         return {**handler(0, 0), "running": running, "oldest": oldest}
