@@ -19,7 +19,7 @@ DEEPEST = 60
 """Levels of the tree; what would stand deeper stands on the topmost one."""
 
 LOOKED_AT = 100
-"""Calls of one id, or of one service, among which the one is looked for that another was made in: the last before it."""
+"""Calls of one id, or of one service, among which that one is looked for in which another was made: the last before."""
 
 _AN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """How a caller is named that is no service: it says nothing to people."""
