@@ -19,7 +19,7 @@ run:
 
 test:
 	@.ci/setup test
-	@exec $(VENV_PYTHON) -m pytest $(ARGS)
+	@exec $(VENV_PYTHON) -m tests.all $(ARGS)
 
 lint:
 	@.ci/setup test

@@ -11,10 +11,10 @@ from time import monotonic
 
 from .errors import CallerClosed, RedisRefused, RedisUnavailable, ServiceUnavailable
 from .jsontext import dumps
-from .ledger import Exchange
+from .ledger import Exchange, is_full
 from .link import open_pair
 from .message import checked, encode_direct
-from .resp import command, deliver, publish
+from .resp import count, deliver, publish
 from .schedule import backoff
 from .target import (
     CONFIRM_LIMIT,
@@ -244,14 +244,18 @@ class AsyncHub(HubState):
         return self._outcome(exchange)
 
     async def request(
-        self, request_id: str, channel: bytes, data: bytes, exchange: TaskExchange, deadline: float
+        self, request_id: str, channel: bytes, data: bytes, exchange: TaskExchange, deadline: float, full: bool
     ) -> None:
-        """Publish a request; the exchange will get its answers until it is taken out of the ledger."""
+        """Publish a request; the exchange will get its answers until it is taken out of the ledger.
+
+        With a `full` Redis the caller has looked whether somebody is there to hear it.
+        """
         self.ledger.pending[request_id] = exchange
         await self.connected(deadline)
         if self._check is None:
             self._watch()
-        self.send(b"".join(deliver(channel, data)), 4, exchange)
+        commands = (publish(channel, data),) if full else deliver(channel, data)
+        self.send(b"".join(commands), len(commands), exchange)
 
     def abandon(self, owner: object, error: CallerClosed) -> None:
         """Tell all that wait for a caller which is closed."""
@@ -318,29 +322,39 @@ class AsyncCaller(Target):
         hub = self._hub()
         request_id = hub.ledger.next_id()
         data = self._encode(hub, request_id, action, payload, deadline, limit)
+        full = False
         while True:
-            if wait:
-                await self._hold(hub, deadline, limit)
+            if wait or full:
+                await self._find(hub, deadline, limit, wait)
             exchange = TaskExchange(self, hub._loop)
             try:
-                await hub.request(request_id, self._channel, data, exchange, deadline)
+                await hub.request(request_id, self._channel, data, exchange, deadline, full)
                 return await self._result(exchange, deadline, on_progress, f"{action!r} within {limit:g} s")
             except ServiceUnavailable:
                 if not wait:
                     raise
             except RedisUnavailable:
+                if not full and is_full(exchange.error):
+                    full = True
+                    continue
                 if not wait or exchange.sent:
                     raise
                 await asyncio.sleep(min(WAIT_LONGEST, max(0.0, deadline - monotonic())))
             finally:
                 hub.ledger.pending.pop(request_id, None)
 
+    async def _find(self, hub: AsyncHub, deadline: float, limit: float, wait: bool) -> None:
+        """See to it that somebody serves under the name. Raises `ServiceUnavailable`, if not told to wait."""
+        if wait:
+            await self._hold(hub, deadline, limit)
+        elif not await self._anybody(hub, deadline):
+            raise self._explained(ServiceUnavailable())
+
     async def _hold(self, hub: AsyncHub, deadline: float, limit: float) -> None:
         attempt = 0
         while True:
-            exchange = TaskExchange(self, hub._loop, command=True)
             try:
-                if (await hub.command(command("PUBSUB", "NUMSUB", self.target_service), exchange, deadline))[1]:
+                if await self._anybody(hub, deadline):
                     return
             except RedisRefused:
                 raise
@@ -350,6 +364,10 @@ class AsyncCaller(Target):
             left = deadline - monotonic()
             self._check_holding(left, limit)
             await asyncio.sleep(min(backoff(attempt, WAIT_FIRST, WAIT_LONGEST), left))
+
+    async def _anybody(self, hub: AsyncHub, deadline: float) -> bool:
+        """Whether somebody serves under the name now."""
+        return bool((await hub.command(count(self._channel), TaskExchange(self, hub._loop, command=True), deadline))[1])
 
     async def _result(
         self, exchange: TaskExchange, deadline: float, on_progress: Callable[[Any], object] | None, asked: str

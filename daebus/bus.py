@@ -19,7 +19,7 @@ from .errors import NameTaken, RedisRefused, RedisUnavailable
 from .link import STARVED, ReplyError, open_pair, way_out
 from .log import Seldom, logger, one_line
 from .names import is_glob, marker_channel, shown
-from .resp import MULTI, PING, command, deliver, publish
+from .resp import PING, command, count, deliver, publish
 from .schedule import backoff
 
 TYPE_CHECKING = False
@@ -46,8 +46,15 @@ OUTBOX_LIMIT = 16 * 1024 * 1024
 SMALL, RESERVE = 4096, 1024 * 1024
 """Bytes of an answer that counts as small, and bytes kept for those: they say that a large one was dropped."""
 
+_ABORTED = ("OOM", "EXECABORT")
+"""What Redis says of a transaction of ours that it discards; see `Bus.deliver`."""
+
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds between attempts to connect."""
+
+
+class _Request(bytes):
+    """What somebody waits to hear of: not to be sent when the connection was lost meanwhile."""
 
 
 class Bus:
@@ -174,7 +181,7 @@ class Bus:
             pair, self._pair = self._pair, None
             receipts, self._receipts = self._receipts, deque()
             if receipts:  # who waits for one is told now; what has not left must not leave later
-                self._outbox = [message for message in self._outbox if not message.startswith(MULTI)]
+                self._outbox = [message for message in self._outbox if not isinstance(message, _Request)]
         if pair is None:
             return
         for link in pair.links:
@@ -341,11 +348,41 @@ class Bus:
     def deliver(self, channel: str, data: bytes, receipt: Receipt) -> bool:
         """Have a message published with the next `flush`, if Redis is there; False if too much waits already.
 
-        `receipt` is called, on any thread, with what Redis says of `resp.deliver`, or with the `RedisUnavailable` that
-        came instead. Raises `RedisUnavailable` when Redis is away: then nothing is sent, now or later.
+        `receipt` is called, on any thread, with what Redis says of `resp.deliver` or of PUBLISH, or with the
+        `RedisUnavailable` that came instead. Raises `RedisUnavailable` when Redis is away: then nothing is sent, now
+        or later.
         """
-        commands = deliver(channel.encode(), data)
-        message = b"".join(commands)
+        name = channel.encode()
+        return self._request(deliver(name, data), partial(self._deliver_in_parts, name, data, receipt))
+
+    def _deliver_in_parts(self, channel: bytes, data: bytes, receipt: Receipt, reply: Any) -> None:
+        """What Redis does not take as a transaction, because it is full, it takes piece by piece. Any thread."""
+        if not isinstance(reply, ReplyError) or not str(reply).startswith("EXECABORT"):
+            receipt(reply)
+            return
+        self._request_further(count(channel), partial(self._publish_if_heard, channel, data, receipt), receipt)
+
+    def _publish_if_heard(self, channel: bytes, data: bytes, receipt: Receipt, reply: Any) -> None:
+        if not isinstance(reply, list):
+            receipt(reply)
+        elif reply[1]:
+            self._request_further(publish(channel, data), receipt, receipt)
+        else:
+            receipt(0)
+
+    def _request_further(self, data: bytes, then: Receipt, receipt: Receipt) -> None:
+        try:
+            taken = self._request((data,), then)
+        except RedisUnavailable as error:
+            receipt(error)
+            return
+        if not taken:
+            receipt(RedisUnavailable("too much waits for Redis"))
+        self.flush()
+
+    def _request(self, commands: tuple[bytes, ...], receipt: Receipt) -> bool:
+        """Have commands sent with the next `flush`; `receipt` gets the last reply. As `deliver` otherwise."""
+        message = _Request(b"".join(commands))
         with self._lock:
             if self._pair is None:
                 raise RedisUnavailable(f"Redis at {self.settings} cannot be reached")
@@ -401,7 +438,7 @@ class Bus:
             self._awaited -= 1
             self._replied += 1
             self._awaited_since = monotonic()
-            if isinstance(reply, ReplyError):
+            if isinstance(reply, ReplyError) and not str(reply).startswith(_ABORTED):
                 text = f"Redis refused to publish an answer: {shown(str(reply))}{way_out(reply, 'publish` or `calls')}"
                 self._seldom.log(logging.ERROR, ("refused", str(reply)[:60]), text)
             if self._receipts and self._receipts[0][0] == self._replied:

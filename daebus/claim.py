@@ -2,7 +2,8 @@
 
 Whoever starts publishes a claim on the service's own channel after it has subscribed there. All subscribers see
 all claims in the same order, so two that start at once agree who was first; and whoever runs already answers the
-claim with its pid. No lock is kept anywhere: when a process dies, its subscription dies with it.
+claim with its pid, as does a claimant to one that came too late to see its own. No lock is kept anywhere: when a
+process dies, its subscription dies with it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from time import monotonic
 from .errors import BadMessage, NameTaken, RedisRefused, RedisUnavailable
 from .jsontext import loads
 from .link import ReplyError, new_id, way_out
-from .message import Reply, encode_request, read_reply
+from .message import Reply, address, encode_error, encode_request, read_reply
 from .resp import command, publish
 
 TYPE_CHECKING = False
@@ -96,6 +97,7 @@ class _Claimant:
         self._reply_to = f"caller:{service}-{self._token}"
         self._seen = False  # our own claim came back to us
         self.others: int | None = None
+        self._later: list[tuple[dict[str, Any], NameTaken]] = []  # claims that ours goes before, and what to say
         self._agreed: set[tuple[object, object]] = set()  # those who share the name with us, by host and pid
 
     def run(self, deadline: float) -> None:
@@ -113,6 +115,7 @@ class _Claimant:
         )
         _refused(publishing.ask(deadline, publish(self._service.encode(), message))[0])
         while not self._agreed_upon(replies, deadline):
+            self._refuse_later_ones(deadline)
             try:
                 replies = subscribed.wait(min(deadline, monotonic() + RECOUNT))
             except TimeoutError:
@@ -120,6 +123,14 @@ class _Claimant:
                     raise
                 replies = []
         self.leave()
+
+    def _refuse_later_ones(self, deadline: float) -> None:
+        """Tell them: who subscribed after we had claimed does not know of us, and we wait for each other."""
+        later, self._later = self._later, []
+        for raw, refusal in later:
+            channel, request_id = address(raw, self._service)
+            if channel is not None:
+                self._pair.publishing.ask(deadline, publish(channel.encode(), encode_error(refusal, request_id)))
 
     def leave(self) -> None:
         """Hear no more answers; leave the connection as its user wants it."""
@@ -178,6 +189,9 @@ class _Claimant:
             self._agrees(other)
         elif self._yields(other):
             raise _taken(self._service, other, self._shared)
+        else:
+            refusal = _taken(self._service, identity(self._shared, self._running), other.get("shared") is True)
+            self._later.append((raw, refusal))
         self._pair.early.append([b"message", self._service.encode(), data])  # to be answered when we run
         return True
 

@@ -6,14 +6,15 @@ A caller connects on first use, and again in a child after a fork; its connectio
 from __future__ import annotations
 
 from _thread import allocate_lock
-from time import monotonic
+from time import monotonic, sleep
 
 from .context import running_daemon
 from .errors import RedisRefused, RedisUnavailable, ServiceUnavailable
 from .hub import Hub, ThreadExchange, leave_hub, take_hub
 from .jsontext import dumps
+from .ledger import is_full
 from .message import checked, encode_direct
-from .resp import command, publish
+from .resp import count, publish
 from .schedule import backoff
 from .target import NO_FIELDS, WAIT_FIRST, WAIT_LONGEST, Target, check_channel_to_publish, check_timeout, payload_of
 
@@ -58,30 +59,40 @@ class DaebusCaller(Target):
         hub = self._hub()
         request_id = hub.ledger.next_id()
         data = self._encode(hub, request_id, action, payload, deadline, limit)
+        full = False
         while True:
-            if wait:
-                self._hold(hub, deadline, limit)
+            if wait or full:
+                self._find(hub, deadline, limit, wait)
             exchange = ThreadExchange(self)
             try:
-                hub.request(request_id, self._channel, data, exchange, deadline)
+                hub.request(request_id, self._channel, data, exchange, deadline, full)
                 return self._result(hub, exchange, deadline, on_progress, f"{action!r} within {limit:g} s")
             except ServiceUnavailable:
                 if not wait:
                     raise
             except RedisUnavailable:
+                if not full and is_full(exchange.error):
+                    full = True
+                    continue
                 if not wait or exchange.sent:
                     raise
                 exchange.sleep(min(WAIT_LONGEST, deadline - monotonic()))
             finally:
                 hub.forget(request_id)
 
+    def _find(self, hub: Hub, deadline: float, limit: float, wait: bool) -> None:
+        """See to it that somebody serves under the name. Raises `ServiceUnavailable`, if not told to wait."""
+        if wait:
+            self._hold(hub, deadline, limit)
+        elif not self._anybody(hub, deadline):
+            raise self._explained(ServiceUnavailable())
+
     def _hold(self, hub: Hub, deadline: float, limit: float) -> None:
         """Wait until somebody serves under the name."""
         attempt = 0
         while True:
-            exchange = ThreadExchange(self, command=True)
             try:
-                if hub.command(command("PUBSUB", "NUMSUB", self.target_service), exchange, deadline)[1]:
+                if self._anybody(hub, deadline):
                     return
             except RedisRefused:
                 raise
@@ -90,7 +101,11 @@ class DaebusCaller(Target):
             attempt += 1
             left = deadline - monotonic()
             self._check_holding(left, limit)
-            exchange.sleep(min(backoff(attempt, WAIT_FIRST, WAIT_LONGEST), left))
+            sleep(min(backoff(attempt, WAIT_FIRST, WAIT_LONGEST), left))
+
+    def _anybody(self, hub: Hub, deadline: float) -> bool:
+        """Whether somebody serves under the name now."""
+        return bool(hub.command(count(self._channel), ThreadExchange(self, command=True), deadline)[1])
 
     def _result(
         self,

@@ -27,7 +27,6 @@ from .errors import (
 from .jsontext import dumps
 from .log import Budget, Seldom, leave_entry, logger, one_line
 from .names import shown
-from .tally import UNSORTED
 from .work import Work
 
 TYPE_CHECKING = False
@@ -82,7 +81,7 @@ if TYPE_CHECKING:
 COROUTINE_LIMIT, COROUTINE_BYTES = 1000, 8 * 1024 * 1024
 """Coroutines of async handlers that may run at once, and the bytes of their messages (the values take more)."""
 
-_DEFERRED = (CoroutineType, GeneratorType, AsyncGeneratorType)
+_DEFERRED = frozenset((CoroutineType, GeneratorType, AsyncGeneratorType))
 
 
 class Counts:
@@ -161,19 +160,20 @@ class Dispatcher:
                     done = self._go_on_alone(call, result)
                     return done
                 self._follow(call, result)
-            else:
+            elif call.response is not None:
                 self._conclude(call, result)
         except BaseException as error:  # noqa: BLE001 - the last stop: SystemExit in a handler must not end a worker
             self.failed(call, error)
         finally:
-            if done and (self.verbose or (call.request is not None and call.request.parent is not None)):
+            request = call.request
+            if done and (self.verbose or (request is not None and request.parent is not None)):
                 self._tell(call)
             current.reset(token)
-        tally = call.work.tally  # as `tally.ran`, without a further call
-        tally.times.append(monotonic() - call.began)
-        if len(tally.times) >= UNSORTED:
-            tally.sort()
-        return done
+        tally = call.work.tally
+        tally.runs += 1
+        if tally.runs >= tally.next_timed:
+            tally.took(monotonic() - call.began, slow=call.work.slow)
+        return True
 
     def _go_on_alone(self, call: Call, result: Any) -> bool:
         """Have the event loop run a coroutine; True if it is refused instead."""

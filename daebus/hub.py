@@ -85,10 +85,16 @@ class Hub(HubState):
 
     # --- sending ---
 
-    def request(self, request_id: str, channel: bytes, data: bytes, exchange: ThreadExchange, deadline: float) -> None:
-        """Publish a request; the exchange will get its answers until `forget`."""
+    def request(
+        self, request_id: str, channel: bytes, data: bytes, exchange: ThreadExchange, deadline: float, full: bool
+    ) -> None:
+        """Publish a request; the exchange will get its answers until `forget`.
+
+        With a `full` Redis the caller has looked whether somebody is there to hear it.
+        """
         self.ledger.pending[request_id] = exchange
-        self._submit(b"".join(deliver(channel, data)), 4, exchange, deadline)
+        commands = (publish_command(channel, data),) if full else deliver(channel, data)
+        self._submit(b"".join(commands), len(commands), exchange, deadline)
 
     def forget(self, request_id: str) -> None:
         """Wait for an answer no longer."""

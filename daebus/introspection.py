@@ -1,7 +1,7 @@
 """What a service says of itself: who it is, what it declares, how it fares. Three reserved actions, for any caller.
 
 Every process answers, on its reader, also one of several that share a service; and also while the service starts.
-Nothing here is counted, written down or sent unless somebody asks.
+Loaded when somebody asks for the first time.
 """
 
 from __future__ import annotations
@@ -11,25 +11,23 @@ import socket
 import sys
 import threading
 import time
-from time import monotonic, process_time
 
 from .jsontext import dumps
 from .message import MAX_MESSAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from .endpoints import Endpoints
-    from .message import PubSubRequest
     from .registry import Record, Registry
+    from .scheduler import Task
     from .service import Service
     from .work import Work
 
     Answer = dict[str, Any]
-
-PING, INFO, STATS = "$daebus.ping", "$daebus.info", "$daebus.stats"
+    Counted = Work | Task
 
 TEXT_LIMIT = 1000
 """Characters of a docstring's first paragraph, and of any other text, that are told."""
@@ -54,15 +52,8 @@ class Introspection:
         self._endpoints = endpoints
         self._max_workers = max_workers
         self._shared = shared
-        self._began = monotonic()
         self._started: float | None = None  # the process, in seconds since 1970
         self._declared: dict[str, list[Answer]] = {}  # once somebody has asked: it does not change, and is much
-        self.works: list[Work] = []  # the handlers whose runs are counted, beside those of the endpoints
-        self.answers: dict[str, Callable[[PubSubRequest], Answer]] = {
-            PING: lambda _request: self.ping(),
-            INFO: lambda _request: self.info(),
-            STATS: lambda _request: self.stats(),
-        }
 
     def ping(self) -> Answer:
         """Return who this process is."""
@@ -80,7 +71,7 @@ class Introspection:
             "service": self._service.name,
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "uptime": round(monotonic() - self._began, 3),
+            "uptime": round(time.monotonic() - self._service.began, 3),
         }
 
     def info(self) -> Answer:
@@ -93,6 +84,7 @@ class Introspection:
             "max_workers": self._max_workers,
             "redis": str(service.settings),
             "http": endpoints.addresses if endpoints is not None else [],
+            "gateway": endpoints.gateway if endpoints is not None else None,
         }
         if not self._declared:
             self._declared = self._described(answer)
@@ -113,11 +105,21 @@ class Introspection:
             **self._identity(),
             **self._state(),
             "memory": memory_of_process(_read("/proc/self/statm"))[1],
-            "cpu": round(process_time(), 3),
+            "cpu": round(time.process_time(), 3),
             "threads": threading.active_count(),
-            "handlers": [counted(work) for work in self.all_works()],
+            "handlers": self._handlers(),
             "last_error": failure and {key: getattr(failure, key) for key in failure.__slots__},
         }
+
+    def _handlers(self) -> list[Answer]:
+        service, now = self._service, time.monotonic()
+        under_way = service.engine.under_way()
+        under_way += [(call.work, call.began) for call in list(service.dispatcher.awaiting)]
+        began: dict[Counted, list[float]] = {}
+        for work, when in under_way:
+            began.setdefault(work, []).append(when)
+        began |= {task: [task.began] for task in service.tasks if task.running}
+        return [counted(work, [now - when for when in began.get(work, ())]) for work in self.all_works()]
 
     def _state(self) -> Answer:
         service, endpoints = self._service, self._endpoints
@@ -158,7 +160,7 @@ class Introspection:
         numbers: dict[str, float] = {
             "process_virtual_memory_bytes": virtual,
             "process_resident_memory_bytes": resident,
-            "process_cpu_seconds_total": process_time(),
+            "process_cpu_seconds_total": time.process_time(),
         }
         if self._started is None:  # once: a clock that is set must not move the past
             self._started = start_of_process(_read("/proc/self/stat"))
@@ -166,9 +168,10 @@ class Introspection:
             numbers["process_start_time_seconds"] = self._started
         return numbers
 
-    def all_works(self) -> list[Work]:
+    def all_works(self) -> list[Counted]:
         """Return the handlers whose runs are counted, in the order of their kinds and declarations."""
-        return [*self.works, *(self._endpoints.works if self._endpoints is not None else ())]
+        works = self._endpoints.works if self._endpoints is not None else ()
+        return [*self._service.works, *works, *self._service.tasks]
 
 
 # --- one handler ---
@@ -192,8 +195,8 @@ def described(record: Record, running: Iterable[str] = ()) -> Answer:
     return {**answer, **describe(record)}
 
 
-def counted(work: Work) -> Answer:
-    """Return what was counted of a handler; times in seconds."""
+def counted(work: Counted, under_way: Sequence[float] = ()) -> Answer:
+    """Return what was counted of a handler; times in seconds, also those since when it runs (`under_way`)."""
     taken = work.tally.taken()
     return {
         "kind": work.kind,
@@ -204,6 +207,8 @@ def counted(work: Work) -> Answer:
         "p50": _short(taken.percentile(0.5)),
         "p99": _short(taken.percentile(0.99)),
         "longest": _short(taken.longest),
+        "running": len(under_way),
+        "oldest": _short(max(under_way)) if under_way else None,
         "buckets": [[_short(bound), count] for bound, count in taken.buckets],
     }
 
@@ -253,9 +258,14 @@ def bounded(answer: Answer, declared: Iterable[list[Answer]]) -> Answer:
 
 
 def unit_of_cgroup(text: str) -> str | None:
-    """Return the systemd service that a process belongs to, by its /proc/PID/cgroup; None if there is none."""
+    """Return the systemd service that a process belongs to, by its /proc/PID/cgroup; None if there is none.
+
+    What is started in a session or a terminal is in a scope, which may be within a service of another kind.
+    """
     for line in text.splitlines():
         for part in reversed(line.rpartition(":")[2].split("/")):
+            if part.endswith(".scope"):
+                break
             if part.endswith(".service"):
                 return part
     return None

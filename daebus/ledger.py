@@ -145,8 +145,15 @@ def _settle(ticket: Ticket, reply: Any) -> None:
 
 
 def was_delivered(result: Any) -> bool:
-    """Read the result of `resp.deliver`: [[channel, subscribers], receivers]."""
+    """Read the result of `resp.deliver`: [[channel, subscribers], receivers]; or that of PUBLISH: receivers."""
+    if isinstance(result, int):
+        return result > 0
     try:
         return bool(result[0][1])
     except (TypeError, IndexError):
         return False
+
+
+def is_full(error: DaebusError | None) -> bool:
+    """Say whether Redis executed nothing because its memory is full: see `resp.deliver`."""
+    return isinstance(error, RedisRefused) and error.refusal.startswith("OOM")

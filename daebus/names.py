@@ -13,6 +13,7 @@ SERVICE_RULE = (
     "and does not end in '.responses' or '.workflows'"
 )
 RESERVED = "$daebus."  # actions that every service answers by itself
+PROBE = f"{RESERVED}probe"  # of them, the one by which a watchdog sees that requests are answered
 MARKER = ".$daebus"  # ends the channel to which every service subscribes so that it is found; nobody publishes there
 
 _service = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)

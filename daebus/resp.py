@@ -20,10 +20,18 @@ def publish(channel: bytes, data: bytes) -> bytes:
 MULTI, EXEC, PING = command("MULTI"), command("EXEC"), command("PING")
 
 
+def count(channel: str | bytes) -> bytes:
+    """Return the command that counts who is subscribed to a channel by its name; the reply is [channel, number]."""
+    return command("PUBSUB", "NUMSUB", channel)
+
+
 def deliver(channel: bytes, data: bytes) -> tuple[bytes, bytes, bytes, bytes]:
     """Return the commands of a transaction that counts a channel's subscribers and publishes, at one instant.
 
-    PUBLISH alone counts pattern subscribers (a monitor) too, so it cannot tell whether a service was there.
+    PUBLISH alone counts pattern subscribers (a monitor) too, so it cannot tell whether a service was there. A Redis
+    whose memory is full takes no transactions: it refuses this with OOM and executes nothing of it. Then `count`, and
+    PUBLISH only if somebody is there, do: what nobody hears is never published, and all that a service which leaves
+    between the two can cost is that its caller waits in vain, if a pattern subscriber has it counted.
     """
-    count = b"*3\r\n$6\r\nPUBSUB\r\n$6\r\nNUMSUB\r\n$%d\r\n%b\r\n" % (len(channel), channel)
-    return MULTI, count, publish(channel, data), EXEC
+    subscribers = b"*3\r\n$6\r\nPUBSUB\r\n$6\r\nNUMSUB\r\n$%d\r\n%b\r\n" % (len(channel), channel)
+    return MULTI, subscribers, publish(channel, data), EXEC

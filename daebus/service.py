@@ -17,7 +17,7 @@ import threading
 from functools import partial
 from time import monotonic
 
-from . import claim, watchdog
+from . import claim
 from .bus import HEALTH_PERIOD, Bus
 from .connecting import FirstConnection
 from .dispatch import Dispatcher
@@ -25,9 +25,9 @@ from .engine import Engine
 from .errors import ConfigurationError, DeclarationError, Stopping
 from .hooks import hooks_of
 from .inbox import Inbox
-from .introspection import Introspection
 from .liaison import Liaison, Reload, sentence
 from .log import LAST, logger, one_line
+from .names import PROBE, RESERVED
 from .scheduler import Scheduler
 from .systemd import Notifier, offered_sockets, share_out
 from .target import clock_id
@@ -41,12 +41,15 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .endpoints import Endpoints
+    from .introspection import Introspection
     from .link import Pair
     from .message import PubSubRequest
     from .registry import Registry
+    from .scheduler import Task
     from .settings import RedisSettings
     from .shared import Share
     from .systemd import Offered
+    from .watchdog import Watchdog
 
 HANDLER_LIMIT = 8.0
 """Seconds that handlers have to finish once the service was told to stop; then their callers are told."""
@@ -137,9 +140,11 @@ class Service:
         self.bus = self.make_bus(settings, name, share)
         self.dispatcher = self.make_dispatcher(name, registry.records("action"), self.bus.flush)
         self.engine = self.make_engine(max_workers, self.bus.flush, self.wake)
-        self.introspection = Introspection(self, registry, endpoints, max_workers=max_workers, shared=shared)
+        self.began = monotonic()
+        self.works: list[Work] = []  # the handlers, beside those of the endpoints
+        self._introspection: Introspection | None = None
         if endpoints is not None:
-            endpoints.metrics = self.introspection.metrics
+            endpoints.metrics = partial(self._tell, "metrics")
         self.inbox = self._make_inbox(share)
         self.bus.engine = self.engine
         self.bus.on_taken = self.fail
@@ -153,18 +158,21 @@ class Service:
     def _make_inbox(self, share: Share | None) -> Inbox:
         """Tell the bus what to subscribe to, and where that is planned."""
         registry, bus = self._registry, self.bus
-        self._bus_leg = watchdog.BusLeg(bus, self.name)
-        reserved = {claim.ACTION: self._answer_claim, watchdog.ACTION: self._bus_leg.answer}
-        reserved |= self.introspection.answers
+        reserved: dict[str, Callable[[PubSubRequest], Any]] = {claim.ACTION: self._answer_claim, PROBE: _not_ours}
+        reserved |= {f"{RESERVED}{what}": partial(self._tell, what) for what in ("ping", "info", "stats")}
         inbox = Inbox(self.dispatcher, bus, reserved, clock_id(), share.mine if share else None, self._flush_answer)
         workflows = Workflows(registry.records("workflow"), inbox)
         if workflows.declared:
             bus.plan(workflows.channel, workflows.plan)
         if self._notifier.watchdog_seconds is not None:
+            from .watchdog import BusLeg
+
+            self._bus_leg = BusLeg(bus, self.name)
+            reserved[PROBE] = self._bus_leg.answer
             bus.plan(self._bus_leg.channel, self._bus_leg.plan_answer)
         listeners = [Work(record) for record in registry.records("listen")]
         bus.listen(inbox.plan_request, inbox.plan_message, listeners)
-        self.introspection.works = [*self.dispatcher.actions.values(), *workflows.works, *listeners]
+        self.works = [*self.dispatcher.actions.values(), *workflows.works, *listeners]
         return inbox
 
     def _flush_answer(self, final: bool) -> None:
@@ -174,6 +182,16 @@ class Service:
 
     def _answer_claim(self, request: PubSubRequest) -> dict[str, Any]:
         return claim.answer(request, self.name, self._shared)
+
+    def _tell(self, what: str, _request: PubSubRequest | None = None) -> Any:
+        """Return what the service says of itself. Most are never asked, so they do not load what answers."""
+        if self._introspection is None:
+            from .introspection import Introspection
+
+            self._introspection = Introspection(
+                self, self._registry, self._endpoints, max_workers=self._max_workers, shared=self._shared
+            )
+        return getattr(self._introspection, what)()
 
     # --- from any thread ---
 
@@ -185,6 +203,11 @@ class Service:
             "answers_dropped": self.bus.dropped_answers,
             "reconnections": self.bus.reconnections,
         }
+
+    @property
+    def tasks(self) -> list[Task]:
+        """The tasks of `@app.background`; none until the service is ready."""
+        return self._scheduler.tasks if self._scheduler is not None else []
 
     def wake(self) -> None:
         """Wake the main thread."""
@@ -327,11 +350,13 @@ class Service:
             workers=self._max_workers,
         )
 
-    def _make_watchdog(self, scheduler: Scheduler) -> watchdog.Watchdog | None:
+    def _make_watchdog(self, scheduler: Scheduler) -> Watchdog | None:
         """Return the watchdog, if systemd wants one (WatchdogSec=)."""
         seconds = self._notifier.watchdog_seconds
         if seconds is None:
             return None
+        from . import watchdog
+
         legs: list[Any] = [
             self._bus_leg,
             watchdog.WorkerLeg(self.engine, self._stuck_after),
@@ -511,6 +536,10 @@ class Service:
         self._write_end = -1
         os.close(signal_free)
         os.close(self._wake_end)
+
+
+def _not_ours(_request: PubSubRequest) -> None:
+    """Leave a watchdog's probe to the process that has sent it: one that serves under this name, too."""
 
 
 def _share(settings: RedisSettings, name: str) -> Share:

@@ -1,14 +1,14 @@
 """What is counted of a handler: how often it ran, for how long, and how often it failed.
 
 Run times are counted by their order of magnitude, in buckets whose bounds grow by an eighth of an octave, so that a
-percentile is known to some 5 % without keeping the times themselves. They are sorted into the buckets a few hundred at
-a time: that costs a tenth of a microsecond each, and one by one it would be four times as much.
+percentile is known to some 5 % without keeping the times themselves. Taking the time of a run that needs microseconds
+would cost more than that run may: of a handler that runs often, quick runs are timed one in `EVERY`, which stands for
+those before it. What held up the reader, or ran elsewhere, is always timed (see `work.Work`).
 """
 
 from __future__ import annotations
 
-from _thread import allocate_lock
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,59 +20,69 @@ PER_OCTAVE, OCTAVES, SHORTEST = 8, 30, 1e-6
 BOUNDS = [SHORTEST * 2 ** (number / PER_OCTAVE) for number in range(PER_OCTAVE * OCTAVES + 1)]
 """Seconds that are the most of each bucket; what is longer is in a last one, which has no bound."""
 
-UNSORTED = 256
-"""Run times that may wait to be sorted."""
-
-_sorting = allocate_lock()  # one for all: it is seldom taken, and never for long
+OFTEN, EVERY = 1024, 64
+"""Runs up to which each is timed; and how many quick ones one of them stands for, after that, on the average."""
 
 
 class Tally:
-    """The runs of one handler. Any thread may count, and read."""
+    """The runs of one handler. Any thread counts: each sum is one step of the interpreter, which no other comes
+    between."""
 
-    __slots__ = ("_buckets", "_longest", "_seconds", "errors", "times")
+    __slots__ = ("_buckets", "_longest", "_seconds", "_timed", "errors", "next_timed", "runs")
 
     def __init__(self) -> None:
-        self.times: list[float] = []  # of runs that are not sorted yet; each thread appends, which is one step
+        self.runs = 0
+        self.next_timed = 0  # the run that is to be timed; 0: each is
+        self._timed = 0  # runs that were, or for which another stands
         self.errors = 0
-        self._buckets: dict[int, int] = {}  # runs by the number of the bucket
+        self._buckets: list[int] = []  # made at the first run: many handlers of many services never run
         self._longest = 0.0
         self._seconds = 0.0
 
     def ran(self, seconds: float) -> None:
-        """Count a run."""
-        self.times.append(seconds)
-        if len(self.times) >= UNSORTED:
-            self.sort()
+        """Count a run, and its time."""
+        self.runs += 1
+        self.took(seconds, slow=True)
+
+    def took(self, seconds: float, *, slow: bool) -> None:
+        """Count the time of a run that is counted already; a quick one stands for those that were left out."""
+        number = bisect_left(BOUNDS, seconds)
+        weight = self.runs - self._timed if self.next_timed and not slow else 1
+        if not self._buckets:
+            self._buckets += [0] * (len(BOUNDS) + 1)  # a second thread that is here makes it longer, and nothing else
+        self._buckets[number] += weight
+        self._timed += weight
+        self._seconds += seconds * weight
+        if seconds > self._longest:
+            self._longest = seconds
+        self.next_timed = self.runs + _gap(self.runs) if self.runs >= OFTEN and not slow else 0
 
     def failed(self) -> None:
         """Count a run that failed."""
         self.errors += 1
 
-    def sort(self) -> None:
-        """Sort what is not sorted yet into the buckets."""
-        with _sorting:
-            self._sort()
-
-    def _sort(self) -> None:
-        times = self.times[:]
-        del self.times[: len(times)]  # what came meanwhile is behind them
-        if not times:
-            return
-        times.sort()
-        self._seconds += sum(times)
-        self._longest = max(self._longest, times[-1])
-        done = 0
-        while done < len(times):
-            number = bisect_left(BOUNDS, times[done])
-            end = bisect_right(times, BOUNDS[number], done) if number < len(BOUNDS) else len(times)
-            self._buckets[number] = self._buckets.get(number, 0) + end - done
-            done = end
-
     def taken(self) -> Taken:
         """Return what was counted until now."""
-        with _sorting:
-            self._sort()
-            return Taken(sorted(self._buckets.items()), self._seconds, self._longest, self.errors)
+        buckets = self._buckets.copy()
+        counted = [(number, count) for number, count in enumerate(buckets) if count]
+        return Taken(_exact(counted, self.runs), self._seconds, self._longest, self.errors)
+
+
+def _gap(runs: int) -> int:
+    """Return how many runs later to take a time again: ever another number, so that nothing keeps step with it."""
+    return 1 + (runs * 0x9E3779B1 >> 16) % (2 * EVERY)
+
+
+def _exact(counted: list[tuple[int, int]], runs: int) -> list[tuple[int, int]]:
+    """Return the buckets with as many runs as there were: what the last timed one does not stand for yet is added to
+    the fullest."""
+    if not counted:
+        return []
+    fullest = max(range(len(counted)), key=lambda place: counted[place][1])
+    number, count = counted[fullest]
+    missing = runs - sum(count for _number, count in counted)
+    counted[fullest] = number, max(1, count + missing)
+    return counted
 
 
 class Taken:

@@ -152,9 +152,8 @@ class Target:
 
 def _with_way_out(error: DaebusError, key: str) -> DaebusError:
     """Return the error; one for want of a right says which key of [tool.daebus] gives it."""
-    if isinstance(error, RedisRefused) and error.refusal:
-        return RedisRefused(f"{error}{way_out(error.refusal, key)}")
-    return error
+    hint = way_out(error.refusal, key) if isinstance(error, RedisRefused) else ""
+    return RedisRefused(f"{error}{hint}") if hint else error
 
 
 def payload_of(reply: Reply) -> Any:

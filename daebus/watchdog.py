@@ -22,6 +22,7 @@ from .bus import HEALTH_PERIOD
 from .link import new_id
 from .log import DETAILS, logger, one_line
 from .message import encode_request
+from .names import PROBE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,9 +48,6 @@ if TYPE_CHECKING:
         def trouble(self) -> str | None:
             """Say what is wrong as long as the check has not passed; None when it has."""
 
-
-ACTION = "$daebus.probe"
-"""The reserved action that answers the probe."""
 
 ROUNDS = 3
 """Rounds within systemd's limit (WatchdogSec=), so that one that takes its time is no death."""
@@ -257,7 +255,7 @@ class BusLeg:
         if not bus.connected:
             return
         request_id = f"{self.token}:{self._number}"
-        message = encode_request(self._service, ACTION, {}, self.channel, request_id, 0.0, 0.0, "")
+        message = encode_request(self._service, PROBE, {}, self.channel, request_id, 0.0, 0.0, "")
         bus.sought, self._begun = message, bus.engine.begun
         self._refused = not bus.publish(self._service, message)
 

@@ -71,6 +71,7 @@ class Work:
         if self.learns:
             self.slow = True
             self.quick_runs = 0
+        self.tally.next_timed = 0  # the time of this one is of interest
 
     def took(self, seconds: float) -> None:
         """Note how long a run on another thread took."""

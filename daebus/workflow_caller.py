@@ -20,7 +20,7 @@ from .ledger import was_delivered
 from .link import ReplyError, new_id, open_pair, way_out
 from .log import logger
 from .message import encode_workflow_message
-from .resp import deliver
+from .resp import count, deliver, publish
 from .schedule import backoff
 from .target import Target, channel_of_ours, check_timeout
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Self
 
-    from .link import Pair
+    from .link import Link, Pair
 
 LOOK = 0.2
 """Seconds between two looks whether `unsubscribe` was called."""
@@ -121,15 +121,13 @@ class DaebusWorkflow(Target):
         with self._lock:
             if self._pair is None:
                 raise RedisUnavailable("the connection to Redis was lost")
-            deadline = monotonic() + SEND_LIMIT
             try:
-                replies = self._pair.publishing.ask(deadline, *deliver(channel, data))
+                result = _deliver(self._pair.publishing, channel, data, monotonic() + SEND_LIMIT)
             except TimeoutError:
                 raise RedisUnavailable(f"Redis at {self._settings} does not answer") from None
-        refusal = next((reply for reply in replies if isinstance(reply, ReplyError)), None)
-        if refusal is not None:
-            raise RedisRefused(f"Redis refuses this: {refusal}{way_out(refusal, 'calls')}")
-        if not was_delivered(replies[-1]):
+        if isinstance(result, ReplyError):
+            raise RedisRefused(f"Redis refuses this: {result}{way_out(result, 'calls')}")
+        if not was_delivered(result):
             raise self._explained(ServiceUnavailable())
 
     # --- on the thread ---
@@ -191,3 +189,18 @@ class DaebusWorkflow(Target):
             if old is not None:
                 old.close()
             return
+
+
+def _deliver(link: Link, channel: bytes, data: bytes, deadline: float) -> Any:
+    """Publish if somebody is subscribed; return what Redis says, for `was_delivered`, or its refusal.
+
+    Raises `TimeoutError` at the deadline (monotonic seconds), or `RedisUnavailable`.
+    """
+    replies = link.ask(deadline, *deliver(channel, data))
+    refusal = next((reply for reply in replies if isinstance(reply, ReplyError)), None)
+    if refusal is None or not str(refusal).startswith("OOM"):
+        return refusal or replies[-1]
+    counted = link.ask(deadline, count(channel))[0]
+    if isinstance(counted, ReplyError) or not counted[1]:
+        return counted if isinstance(counted, ReplyError) else 0
+    return link.ask(deadline, publish(channel, data))[0]

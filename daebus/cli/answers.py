@@ -107,6 +107,13 @@ def records(answer: Answer, section: str) -> list[Answer]:
     return [record for record in named if isinstance(record["name"], str)]
 
 
+def gateway(answer: Answer, what: str) -> list[str]:
+    """Return what the gateway of a service lists in an `info` answer: its actions, channels or publish."""
+    told = answer.get("gateway")
+    listed = told.get(what) if isinstance(told, dict) else None
+    return [one for one in listed if isinstance(one, str)] if isinstance(listed, list) else []
+
+
 def counted(answer: Answer) -> list[Answer]:
     """Return the figures of each handler out of a `stats` answer."""
     return [record for record in answer["handlers"] if isinstance(record, dict) and _has(record, _COUNTED)]

@@ -10,6 +10,7 @@ import sys
 from time import monotonic
 
 from ..redisserver import end_with_parent
+from .screen import DIM, painted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,15 +48,14 @@ class Look:
 
     def __init__(self, name: str, width: int, number: int, *, colour: bool) -> None:
         self._colour = colour
-        self._head = f"{name.ljust(width)} | "
-        if colour:
-            self._head = f"\033[{NAME_COLOURS[number % len(NAME_COLOURS)]}m{self._head}\033[0m"
+        self._head = painted(f"{name.ljust(width)} | ", NAME_COLOURS[number % len(NAME_COLOURS)], colour)
 
     def dressed(self, line: bytes) -> bytes:
         """Return a line as it is shown. On a terminal, a line of Daebus' log looks as it would there."""
         text = line.decode(errors="replace").rstrip("\r")
         if self._colour and (found := LOG_LINE.fullmatch(text)):
-            text = f"\033[2m{found[1]}\033[0m \033[{LEVEL_COLOURS[found[2].strip()]}m{found[3]}\033[0m"
+            time, level, said = found.groups()
+            text = f"{painted(time, DIM, True)} {painted(said, LEVEL_COLOURS[level.strip()], True)}"
         return f"{self._head}{text}\n".encode("utf-8", "backslashreplace")
 
 
@@ -91,7 +91,7 @@ class Child:
         """Ask it to end."""
         if self.deadline is None:
             self.deadline = monotonic() + STOP_SECONDS
-            self._process.send_signal(signal.SIGTERM)
+            signal.pidfd_send_signal(self.ended, signal.SIGTERM)  # Popen's would take leave of one that has ended
 
     def kill(self) -> None:
         """End it, and all that it has started."""

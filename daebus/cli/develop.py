@@ -6,7 +6,6 @@ import os
 import select
 import selectors
 import signal
-import sys
 from time import monotonic
 
 import click
@@ -17,6 +16,7 @@ from ..someredis import reachable, some_redis
 from .arguments import some_redis_option
 from .children import STOP_SECONDS, Child, Look
 from .output import STDOUT, tell
+from .screen import in_colour
 from .watching import Watched, broken, changed, near
 
 TYPE_CHECKING = False
@@ -133,7 +133,7 @@ class Supervisor:
     def __init__(self, scripts: list[str], redis_url: str, signals: _Signals, *, reload: bool) -> None:
         names = names_of(scripts)
         width = max(map(len, names))
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        colour = in_colour()
         self._runners = [
             Runner(name, script, Look(name, width, number, colour=colour), Watched(script, scripts) if reload else None)
             for number, (name, script) in enumerate(zip(names, scripts, strict=True))

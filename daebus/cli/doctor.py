@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from shutil import get_terminal_size
 from textwrap import wrap
 
 import click
@@ -12,8 +10,9 @@ import click
 from ..settings import RedisSettings
 from .arguments import json_option, redis_option
 from .checks import all_findings
-from .findings import NOT_HERE, PROBLEM, WARNING, described
+from .findings import NOT_HERE, OK, PROBLEM, WARNING, described
 from .output import one_line, say, visible
+from .screen import DIM, GREEN, RED, YELLOW, in_colour, painted, size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ FOUND_PROBLEMS = 1
 WIDEST = 100_000
 """Columns of what is no terminal."""
 
-COLOURS = {PROBLEM: "31", WARNING: "33", NOT_HERE: "2", "ok": "32"}
+COLOURS = {PROBLEM: RED, WARNING: YELLOW, NOT_HERE: DIM, OK: GREEN}
 
 
 @click.command(short_help="Look for what is wrong on this machine.", epilog="Example: sudo daebus doctor")
@@ -41,9 +40,8 @@ def doctor(context: click.Context, settings: RedisSettings, as_json: bool) -> No
     if as_json:
         say(one_line([described(one) for one in found]))
     else:
-        coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        width = get_terminal_size().columns if sys.stdout.isatty() else WIDEST
-        for line in lines_for(found, width, coloured):
+        width = size()[0] if sys.stdout.isatty() else WIDEST
+        for line in lines_for(found, width, in_colour()):
             say(line)
     if any(one.level == PROBLEM for one in found):
         context.exit(FOUND_PROBLEMS)
@@ -53,9 +51,7 @@ def lines_for(found: list[Finding], width: int, coloured: bool) -> Iterator[str]
     """Yield each finding, within a width, and its fix in one line to be copied; and the count of what is not well."""
     names = max((len(one.name) for one in found), default=0)
     for one in found:
-        level = f"{one.level:<8}"
-        if coloured:
-            level = f"\033[{COLOURS[one.level]}m{level}\033[0m"
+        level = painted(f"{one.level:<8}", COLOURS[one.level], coloured)
         first, *rest = wrap(visible(one.text), max(20, width - names - 12)) or [""]
         yield f"{level}  {visible(one.name):<{names}}  {first}"
         yield from (f"{'':{names + 12}}{line}" for line in rest)

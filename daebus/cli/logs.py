@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from time import localtime, strftime
 
 import click
@@ -12,6 +11,7 @@ from ..errors import ServiceUnavailable
 from .arguments import json_option
 from .journal import entries, entry_of, lines, name_in, number_in, service_names, text_in
 from .output import say, tell, visible
+from .screen import DIM, in_colour, painted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _print_json(arguments: list[str]) -> bool:
 
 
 def _print(arguments: list[str]) -> bool:
-    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    coloured = in_colour()
     shown = False
     for entry in entries(arguments):
         say("\n".join(lines_for(entry, strftime(DAY), coloured)))
@@ -155,20 +155,14 @@ def lines_for(entry: dict[str, Any], today: str, coloured: bool) -> list[str]:
     whose = "systemd" if pid == "1" else name_in(entry)
     head = f"{time_of(entry, today)} {visible(whose)}[{visible(pid) or '?'}]"
     shown = [f"{LEVELS[level]:<8} {visible(first)}", *(f"    {visible(line)}" for line in rest)]
-    if not coloured:
-        return [f"{head} {shown[0]}", *shown[1:]]
-    return [f"\033[2m{head}\033[0m {painted(shown[0], level)}", *(painted(line, level) for line in shown[1:])]
+    first, *rest = (painted(line, COLOURS[level], coloured) for line in shown)
+    return [f"{painted(head, DIM, coloured)} {first}", *rest]
 
 
 def priority_of(entry: dict[str, Any]) -> int:
     """Return syslog's priority of an entry, 0 to 7; one without counts as 6."""
     found = number_in(entry, "PRIORITY")
     return int(found) if found is not None and 0 <= found <= 7 else 6
-
-
-def painted(text: str, level: int) -> str:
-    """Return text in the colour of a priority."""
-    return f"\033[{COLOURS[level]}m{text}\033[0m" if COLOURS[level] else text
 
 
 def time_of(entry: dict[str, Any], today: str = "") -> str:

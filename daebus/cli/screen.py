@@ -70,7 +70,7 @@ def cut(text: str, columns: int) -> str:
 
 def painted(text: str, style: str, colour: bool) -> str:
     """Return text in a style, if there is colour."""
-    return f"\x1b[{style}m{text}\x1b[m" if colour and style and text else text
+    return f"\x1b[{style}m{text}\x1b[0m" if colour and style and text else text
 
 
 def painted_parts(parts: Iterable[tuple[str, str]], columns: int | None, colour: bool) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 import click
 
 from ..names import new_trace
@@ -12,6 +9,7 @@ from .arguments import json_option
 from .journal import entries
 from .logs import time_of
 from .output import one_line, say, tell, visible
+from .screen import in_colour
 from .tree import described, shown, trace_of, traces_in
 
 TYPE_CHECKING = False
@@ -24,7 +22,8 @@ MOST = 5000
 NOT_FOUND = 1
 HOW = (
     "an entry is left by each call of a trace that is asked for (daebus call --trace, or curl -H "
-    '"$(daebus trace --new)" ...), of a service that runs with debug=True, and by what fails or logs something'
+    '"$(daebus trace --new)" ...), of a service that runs with debug=True, and by what fails or logs something; '
+    "not by a call that has not ended yet, nor by services that log to a terminal"
 )
 
 
@@ -79,7 +78,6 @@ def _show(name: str, for_program: bool) -> None:
     if for_program:
         say(one_line(described(made)))
         return
-    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     say(f"Trace {visible(name)}, {time_of({'__REALTIME_TIMESTAMP': made.began * 1e6})}")
-    for line in shown(made, coloured):
+    for line in shown(made, in_colour()):
         say(line)

@@ -6,8 +6,9 @@ import re
 from bisect import bisect_right
 
 from .journal import name_in, number_in, text_in
-from .logs import LEVELS, painted, priority_of
+from .logs import COLOURS, LEVELS, priority_of
 from .output import visible
+from .screen import RED, painted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ DEEPEST = 60
 """Levels of the tree; what would stand deeper stands on the topmost one."""
 
 LOOKED_AT = 100
-"""Calls of one id, or of one service, among which the one is looked for that another was made in: the last before it."""
+"""Calls of one id, or of one service, among which that one is looked for in which another was made: the last before."""
 
 _AN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """How a caller is named that is no service: it says nothing to people."""
@@ -248,7 +249,7 @@ def _blocks(spans: list[Span], coloured: bool) -> Iterator[str]:
             first, *rest = line.text.split("\n")
             if rest and not any(error_id in rest[-1] for error_id in errors):
                 block = [f"{span.service}: {first}", *(f"    {one}" for one in rest)]
-                yield from ("", *(painted(visible(one), line.priority) if coloured else visible(one) for one in block))
+                yield from ("", *(painted(visible(one), COLOURS[line.priority], coloured) for one in block))
 
 
 def _all(spans: list[Span]) -> Iterator[Span]:
@@ -271,7 +272,7 @@ def _span_lines(span: Span, first: str, further: str, coloured: bool) -> Iterato
         name = f"{name}  (asked by {visible(span.caller)})"
     took = f"{(span.ended - span.began) * 1000:.1f}"
     row = _row(f"{span.began * 1000:.1f}", took if span.outcome else f">{took}", visible(span.outcome) or "?", name)
-    yield painted(row, 3) if coloured and span.failed else row
+    yield painted(row, RED, coloured and span.failed)
     inner: list[Line | Span] = sorted([*span.lines, *span.children], key=_moment)
     for number, one in enumerate(inner):
         last = number == len(inner) - 1
@@ -285,7 +286,7 @@ def _span_lines(span: Span, first: str, further: str, coloured: bool) -> Iterato
 
 def _log_line(line: Line, before: str, coloured: bool) -> str:
     text = f"{LEVELS[line.priority]} {visible(line.text.partition(chr(10))[0])}"
-    return _row(f"{line.at * 1000:.1f}", "", "", f"{before}{painted(text, line.priority) if coloured else text}")
+    return _row(f"{line.at * 1000:.1f}", "", "", f"{before}{painted(text, COLOURS[line.priority], coloured)}")
 
 
 # --- for programs ---

@@ -78,7 +78,9 @@ class _Hub(HubState):
 class InlineHub(_Hub):
     """In place of `hub.Hub`."""
 
-    def request(self, request_id: str, channel: bytes, data: bytes, exchange: Exchange, _deadline: float) -> None:
+    def request(
+        self, request_id: str, channel: bytes, data: bytes, exchange: Exchange, _deadline: float, _full: bool
+    ) -> None:
         """Send a request; the exchange will get its answers until `forget`."""
         self._send(request_id, channel.decode(), data, exchange)
 
@@ -112,7 +114,9 @@ class InlineAsyncHub(_Hub):
             if reply.final:
                 self._answered.add(reply.request_id)
 
-    async def request(self, request_id: str, channel: bytes, data: bytes, exchange: Exchange, deadline: float) -> None:
+    async def request(
+        self, request_id: str, channel: bytes, data: bytes, exchange: Exchange, deadline: float, _full: bool
+    ) -> None:
         """Send a request, and wait for its answer: the clock of a loop is not the test's."""
         self._send(request_id, channel.decode(), data, exchange)
         if exchange.error is not None:

@@ -268,7 +268,7 @@ def test_a_closed_pipe_ends_all_of_it(lamp: Path, shared_redis: PrivateServer) -
 def command(*words: str, redis_url: str, stdout: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "daebus", *words],
-        env={**os.environ, "DAEBUS_REDIS_URL": redis_url},
+        env={**os.environ, "DAEBUS_REDIS_URL": redis_url, "TERM": "xterm"},
         stdout=stdout,
         stderr=subprocess.DEVNULL,
     )

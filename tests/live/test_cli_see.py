@@ -147,7 +147,9 @@ def test_what_a_service_offers(any_command: Command, lamp: Script) -> None:
     any_command.run("call", "lamp", "dim")
     shown = any_command.output("info", "lamp", *PATIENT)
     assert f"\n  process    {lamp.pid} on " in shown
-    found = re.search(r"last error KeyError in action dim, .* ago .*\n +daebus logs --error-id (\w+)\n", shown)
+    found = re.search(
+        r"last error KeyError in action dim, .* ago .*\n +(?:in its log under|daebus logs --error-id) (\w+)\n", shown
+    )
     assert found is not None
     assert found[1] in lamp.log
     assert re.search(

@@ -19,6 +19,7 @@ from tests.sockets import masked
 from tests.support import MS, wait_for
 from tests.unit.test_gateway import call
 
+BUSY_SECONDS = 30_000 * MS  # for what keeps the service's one thread busy for seconds
 SERVICE = """
 import queue
 
@@ -105,11 +106,11 @@ def test_bodies_that_wait_take_little_memory(service: Script) -> None:
     assert fetch(service.port, "POST", "/json", {"Content-Type": "application/json"}, body).status == 200
     before, memory = service.descriptors(), service.resident_kb()
     with ExitStack() as stack:
-        links = [stack.enter_context(HttpLink(service.port)) for _ in range(40)]
+        links = [stack.enter_context(HttpLink(service.port, timeout=BUSY_SECONDS)) for _ in range(40)]
         for link in links:
             link.send(link.request("POST", "/waits", {"Content-Type": "application/json"}, body))
-        wait_for(lambda: service.notes.count("waits") == 5, ANSWER_SECONDS)
-        wait_for(lambda: service.descriptors() >= before + 75, ANSWER_SECONDS)  # each has a connection and a file
+        wait_for(lambda: service.notes.count("waits") == 5, BUSY_SECONDS)
+        wait_for(lambda: service.descriptors() >= before + 75, BUSY_SECONDS)  # each has a connection and a file
         for _ in range(50):  # refused where bodies are read, of which the rest comes in meanwhile
             assert fetch(service.port, "GET", "/quick", {"Host": "evil.example"}).status == 421
         (service.folder / "notes.go").touch()

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from daebus import RedisRefused, census
+from daebus.errors import RedisUnavailable
 from daebus.link import Link, ReplyError, open_link
 from daebus.redisserver import PrivateServer, Program
 from daebus.resp import command
@@ -32,6 +34,7 @@ HEAR = [
     ("SUBSCRIBE", "door"),
     ("SUBSCRIBE", "door.workflows"),
     ("SUBSCRIBE", "door.state"),
+    ("SUBSCRIBE", "door.$daebus"),
     ("SUBSCRIBE", f"caller:door-{UUID}"),
     ("SUBSCRIBE", f"caller:thief-2-{UUID}"),
     ("SUBSCRIBE", f"caller:{UUID}"),
@@ -59,6 +62,7 @@ SPEAK = [
 LEARN = [
     ("PUBSUB", "CHANNELS"),
     ("PUBSUB", "CHANNELS", "caller:*"),
+    ("PUBSUB", "CHANNELS", "*.$daebus"),
     ("PUBSUB", "SHARDCHANNELS"),
     ("MONITOR",),
     ("CLIENT", "LIST"),
@@ -176,13 +180,13 @@ app.run(service="panel")
 class Guarded:
     """A Redis with the users that redis-users makes, and nobody else."""
 
-    def __init__(self, folder: Path, program: Program | None = None) -> None:
+    def __init__(self, folder: Path, program: Program | None = None, extra: tuple[str, ...] = ()) -> None:
         self._folder = folder / "users"
         self._socket = folder / "redis" / "redis.sock"
         self._socket.parent.mkdir()
         self.users()
         acl = ("--aclfile", str(self._folder / "users.acl"))
-        self.server = PrivateServer(program or need_server(), directory=self._socket.parent, extra=acl)
+        self.server = PrivateServer(program or need_server(), directory=self._socket.parent, extra=(*acl, *extra))
 
     def users(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run redis-users."""
@@ -277,6 +281,27 @@ def test_it_calls_publishes_and_hears_what_it_says(guarded: Guarded, door: Servi
         assert ask(guarded, "panel", "later") == {"code": 3}
         wait_for(lambda: ask(guarded, "panel", "heard"), LIMIT)
         assert "refuse" not in panel.log() + door.log()
+
+
+def test_root_finds_all_services_and_asks_them(guarded: Guarded, door: ServiceProcess) -> None:
+    """The channel by which a service is found is within the rights that it has."""
+    settings = parse_url(guarded.environment("service")["DAEBUS_REDIS_URL"], "url")
+    assert "door" in census.find(settings)
+    ((said,),) = census.ask(settings, ["door"], "$daebus.stats", LIMIT).values()
+    assert said["pid"] == door.pid
+    assert "will not find" not in door.log()
+
+
+def test_no_single_service_finds_others(
+    guarded: Guarded, door: ServiceProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = guarded.log_in("curious")
+    monkeypatch.setenv("DAEBUS_SERVICE", environment["DAEBUS_SERVICE"])
+    settings = parse_url(environment["DAEBUS_REDIS_URL"], "url")
+    with pytest.raises(RedisRefused, match=r"to the user 'service-curious' .*root may"):
+        census.find(settings)
+    with pytest.raises(RedisRefused, match="comes from `calls`"):
+        census.ask(settings, ["door"], "$daebus.info", LIMIT)
 
 
 def test_several_processes_share_a_service(guarded: Guarded) -> None:
@@ -444,3 +469,43 @@ def test_words_that_could_be_rules_are_refused(guarded: Guarded, words: tuple[st
     done = guarded.users(*words)
     assert done.returncode == 1
     assert done.stderr.startswith("redis-users: ")
+
+
+# --- making users while Redis is not as it should be ---
+
+
+def test_where_nobody_listens_the_file_will_do(tmp_path: Path) -> None:
+    """A socket is left behind by a Redis that was killed."""
+    guarded = Guarded(tmp_path)
+    with guarded.server as server:
+        server.kill()
+        assert server.socket_path.is_socket()
+        done = guarded.users("lamp")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert "user service-lamp " in (tmp_path / "users/users.acl").read_text(encoding="utf-8")
+
+
+def test_a_redis_that_does_not_know_the_password_is_told_of(tmp_path: Path) -> None:
+    guarded = Guarded(tmp_path)
+    with guarded.server:
+        with guarded.link("admin") as admin:
+            admin.ask("ACL", "SETUSER", "admin", "resetpass", ">another")
+        for words in (("lamp",), ()):
+            done = guarded.users(*words)
+            assert done.returncode == 1
+            assert done.stderr.startswith("redis-users: Redis did not take the users: AUTH failed: WRONGPASS")
+
+
+def test_a_redis_that_still_loads_its_data_takes_users(tmp_path: Path) -> None:
+    slowly = ("--key-load-delay", "200000", "--loading-process-events-interval-bytes", "1024", "--rdbcompression", "no")
+    guarded = Guarded(tmp_path, extra=slowly)
+    with guarded.server as server:
+        with guarded.link("admin") as admin:
+            for number in range(50):
+                admin.ask("SET", f"key{number}", "x" * 20_000)
+            admin.ask("SAVE")
+        server.kill()
+        server.restart()
+        assert guarded.users("lamp").returncode == 0
+        with pytest.raises(RedisUnavailable, match="LOADING"):  # it loads, and the password is right
+            guarded.link("service-lamp")

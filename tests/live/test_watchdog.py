@@ -75,6 +75,23 @@ def test_a_service_that_is_well_feeds_the_watchdog(start: Start) -> None:
     assert "STOPPING=1" in service.notify.lines()
 
 
+LOADED = """
+@app.on_start
+def look():
+    import sys
+    app.logger.info("watchdog: %s", "daebus.watchdog" in sys.modules)
+"""
+
+
+def test_who_has_no_watchdog_loads_none_and_leaves_the_probes_of_others_alone(start: Start) -> None:
+    watched, other = start(LOADED, shared=True).wait_ready(), start(LOADED, {"WATCHDOG_USEC": "0"}, shared=True)
+    other.wait_ready()
+    assert is_fed(watched)
+    assert "watchdog: True" in watched.log()
+    assert "watchdog: False" in other.log()
+    assert "$daebus.probe" not in other.log()
+
+
 def test_processes_that_share_a_name_feed_theirs(start: Start) -> None:
     one, other = start(shared=True).wait_ready(), start(shared=True).wait_ready()
     assert is_fed(one)

@@ -13,9 +13,9 @@ import pytest
 from daebus import bus as bus_module
 from daebus.bus import SMALL, Bus
 from daebus.errors import RedisUnavailable
-from daebus.link import Pair
+from daebus.link import Pair, ReplyError
 from daebus.registry import Record
-from daebus.resp import publish
+from daebus.resp import count, publish
 from daebus.settings import RedisSettings
 from daebus.work import Work
 
@@ -203,6 +203,52 @@ def test_when_the_connection_is_lost_who_waits_is_told_and_nothing_leaves_later(
     line.answer(1, *RECEIPT, "done")
     assert line.heard[2:] == [("again", "done")]
     assert changes == [False, True]
+
+
+DISCARDED = [b"OK", ReplyError("OOM command not allowed"), ReplyError("OOM"), ReplyError("EXECABORT discarded")]
+
+
+def test_what_a_full_redis_discards_is_published_if_somebody_is_there() -> None:
+    line = Line()
+    line.deliver("a")
+    line.bus.flush()
+    line.publishing.sent = b""
+    line.answer(*DISCARDED)
+    assert (line.publishing.sent, line.heard) == (count("device"), [])
+    line.answer([b"device", 1])
+    assert line.publishing.sent == count("device") + publish(b"device", b"a")
+    line.answer(2)
+    assert line.heard == [("a", 2)]
+    assert not line.waits
+
+
+@pytest.mark.parametrize("reply", [[b"device", 0], ReplyError("NOPERM")])
+def test_and_not_if_nobody_is_there_or_redis_refuses_to_count(reply: Any) -> None:
+    line = Line()
+    line.deliver("a")
+    line.bus.flush()
+    line.publishing.sent = b""
+    line.answer(*DISCARDED)
+    line.answer(reply)
+    assert line.publishing.sent == count("device")
+    assert line.heard == [("a", 0 if isinstance(reply, list) else reply)]
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_an_outage_while_a_full_redis_is_asked_again(counted: bool) -> None:
+    """Who waits is told, and what was not sent yet is not sent when Redis is back."""
+    line = Line()
+    line.deliver("a")
+    line.bus.flush()
+    line.publishing.takes = 1 << 30 if counted else 0
+    line.answer(*DISCARDED)
+    line.publishing.takes = 0
+    if counted:
+        line.answer([b"device", 1])
+    line.bus._lost("the test says so")
+    assert [(name, type(reply)) for name, reply in line.heard] == [("a", RedisUnavailable)]
+    line.connect()
+    assert publish(b"device", b"a") not in line.publishing.sent
 
 
 def test_requests_beyond_what_may_wait_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

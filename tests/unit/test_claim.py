@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from threading import Barrier, Thread
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from daebus.link import Link, Pair, ReplyError, open_pair
 from daebus.message import PubSubRequest, encode_error, encode_reply
 from daebus.redisserver import PrivateServer
 from daebus.settings import parse_url
+from tests.support import MS
 
 
 def asked(payload: object) -> PubSubRequest:
@@ -287,6 +289,37 @@ def test_of_two_that_claim_at_once_one_has_the_name(shared_redis: PrivateServer,
     made = Claims(shared_redis, (False, running), (False, running))
     (text,) = made.refused
     assert "'svc' is already running as process" in text
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_one_that_subscribes_after_anothers_claim_is_told_of_it(
+    shared_redis: PrivateServer, running: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each would wait for the other, and neither have the name."""
+    monkeypatch.setattr(claim, "RUNNING_LIMIT", 5000 * MS)
+    monkeypatch.setattr(claim, "ANSWER_LIMIT", 5000 * MS)
+    settings = parse_url(shared_redis.url, "the test")
+    deadline = monotonic() + 5000 * MS
+    first, witness = (open_pair(settings, "claimant", ["svc"], []) for _ in range(2))  # who is there is waited for
+    refused: list[str] = []
+
+    def claim_first() -> None:
+        try:
+            claim.claim(first, "svc", False, running=running)
+        except NameTaken as error:
+            refused.append(str(error))
+
+    thread = Thread(target=claim_first)
+    thread.start()
+    witness.subscribed.wait(deadline)
+    late = open_pair(settings, "claimant", ["svc"], [])
+    with pytest.raises(NameTaken, match=f"'svc' is already running as process {os.getpid()} on"):
+        claim.claim(late, "svc", False, running=running)
+    for pair in (late, witness):
+        pair.close()
+    thread.join()
+    first.close()
+    assert refused == []
 
 
 def test_a_newcomer_and_one_that_runs_agree_whose_the_name_is(shared_redis: PrivateServer) -> None:

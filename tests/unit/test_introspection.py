@@ -7,6 +7,7 @@ import functools
 import re
 import threading
 import time
+from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from daebus.introspection import (
 from daebus.jsontext import dumps
 from daebus.metrics import COUNTERS, GAUGES, LIMITS, PROCESS, render
 from daebus.registry import Record
-from daebus.tally import BOUNDS, UNSORTED, Taken, Tally
+from daebus.tally import BOUNDS, EVERY, OFTEN, Taken, Tally
 from daebus.work import Work
 from daebus.wscalls import Handler, Turn
 from tests.calls import Bench, message
@@ -37,7 +38,7 @@ from tests.prometheus import Parsed
 
 # --- the tally ---
 
-TIMES = st.lists(st.floats(1e-6, 1000), min_size=1, max_size=3 * UNSORTED)
+TIMES = st.lists(st.floats(1e-6, 1000), min_size=1, max_size=500)
 
 
 def tally_of(times: list[float]) -> Tally:
@@ -79,23 +80,50 @@ def test_nothing_that_ran_takes_no_time() -> None:
     assert taken.percentile(0.5) == 0.0
 
 
-def test_it_may_be_read_in_between() -> None:
-    tally = tally_of([1.0] * (UNSORTED + 1))
-    assert tally.taken().calls == UNSORTED + 1
-    tally.ran(2.0)
-    assert (tally.taken().calls, tally.taken().longest) == (UNSORTED + 2, 2.0)
-    assert tally.times == []
+def hot(tally: Tally, seconds: float, slow: bool = False) -> None:
+    """Count a run as the dispatcher does, and the engine before that if it is slow."""
+    if slow:
+        tally.next_timed = 0
+    tally.runs += 1
+    if tally.runs >= tally.next_timed:
+        tally.took(seconds, slow=slow)
 
 
-def test_it_keeps_few_times() -> None:
+@pytest.mark.parametrize("runs", [OFTEN - 1, OFTEN, OFTEN + 1, OFTEN + EVERY, 3 * OFTEN + 7])
+def test_every_run_is_counted_also_if_it_is_not_timed(runs: int) -> None:
     tally = Tally()
-    for number in range(10 * UNSORTED):
-        tally.ran(number * 1e-3)
-        assert len(tally.times) < UNSORTED
+    for _ in range(runs):
+        hot(tally, 1e-5)
+    assert tally.taken().calls == runs
+
+
+@pytest.mark.parametrize("period", [2, 3, 4, 64, 128])
+def test_what_comes_in_step_is_counted_as_often_as_it_comes(period: int) -> None:
+    tally = Tally()
+    runs = 200 * OFTEN
+    for number in range(runs):
+        hot(tally, 1e-3 if number % period else 1e-5)
+    short = sum(count for bound, count in tally.taken().buckets if bound < 1e-4)
+    assert short == pytest.approx(runs / period, rel=0.5)
+    assert tally.taken().seconds == pytest.approx(runs * 1e-3 * (1 - 1 / period), rel=0.2)
+
+
+def test_slow_runs_are_always_timed() -> None:
+    tally = Tally()
+    for _ in range(100 * OFTEN):
+        hot(tally, 1e-5)
+    for _ in range(EVERY - 1):
+        hot(tally, 3.0, slow=True)
+    taken = tally.taken()
+    assert taken.longest == 3.0
+    assert taken.buckets[-1][1] == EVERY - 1
+    assert taken.calls == 100 * OFTEN + EVERY - 1
+    assert taken.percentile(0.99) == pytest.approx(1e-5, rel=0.1)
 
 
 def test_no_thread_loses_another_ones_runs() -> None:
     tally = Tally()
+    tally.ran(1.0)
     runs, threads = 20_000, 4
 
     def count() -> None:
@@ -108,7 +136,8 @@ def test_no_thread_loses_another_ones_runs() -> None:
         worker.start()
     while any(worker.is_alive() for worker in workers):
         tally.taken()
-    assert tally.taken().calls == tally.taken().errors == runs * threads
+    assert tally._buckets[bisect_left(BOUNDS, 1.0)] == tally.runs == runs * threads + 1
+    assert tally.errors == runs * threads
 
 
 def test_the_clients_of_a_websocket_are_counted_together() -> None:
@@ -261,6 +290,7 @@ def test_an_answer_that_fits_stays_as_it_is() -> None:
         ("0::/system.slice/system-daebus.slice/daebus@lamp.service/sub\n", "daebus@lamp.service"),
         ("12:pids:/a\n1:name=systemd:/system.slice/lamp.service\n0::/\n", "lamp.service"),
         ("0::/user.slice/session-1.scope\n", None),
+        ("0::/user.slice/user-1.slice/user@1.service/app.slice/vte-spawn-1.scope\n", None),
         ("", None),
     ],
 )
@@ -336,4 +366,4 @@ def test_what_is_no_path_is_refused(wrong: Any) -> None:
 
 def test_a_handler_that_never_ran_takes_little_memory() -> None:
     tally = Work(Record("action", "a", documented)).tally
-    assert (tally.times, tally._buckets) == ([], {})
+    assert tally._buckets == []

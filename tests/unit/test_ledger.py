@@ -10,7 +10,7 @@ import hiredis
 import pytest
 
 from daebus.errors import CallerClosed, RedisRefused, RedisUnavailable, ServiceUnavailable
-from daebus.ledger import Exchange, Ledger
+from daebus.ledger import Exchange, Ledger, is_full, was_delivered
 
 DELIVERED, NOBODY = [[b"svc", 1], 1], [[b"svc", 0], 0]
 QUEUED = [b"OK", b"QUEUED", b"QUEUED"]
@@ -137,6 +137,23 @@ def test_a_refusal_is_told_with_redis_words(ledger: Ledger) -> None:
     assert isinstance(waiting.error, RedisRefused)
     assert str(waiting.error) == "Redis refuses this: NOPERM no channel"
     assert after.confirmed
+
+
+@pytest.mark.parametrize(("refusal", "full"), [("OOM command not allowed", True), ("NOPERM no channel", False)])
+def test_a_full_redis_is_told_from_one_that_refuses_for_good(ledger: Ledger, refusal: str, full: bool) -> None:
+    waiting = Waiting()
+    assert not is_full(waiting.error)
+    ledger.sent(waiting, 4, 1.0)
+    ledger.take_confirmations([b"OK", *(hiredis.ReplyError(text) for text in (refusal, refusal, "EXECABORT"))])
+    assert is_full(waiting.error) is full
+    assert not is_full(CallerClosed("OOM"))
+
+
+@pytest.mark.parametrize(
+    ("result", "delivered"), [([[b"svc", 1], 1], True), ([[b"svc", 0], 3], False), (1, True), (0, False), (b"", False)]
+)
+def test_what_redis_says_of_a_delivery(result: Any, delivered: bool) -> None:
+    assert was_delivered(result) is delivered
 
 
 def test_a_lost_connection_fails_what_redis_has_not_confirmed(ledger: Ledger) -> None:

@@ -17,6 +17,7 @@ import pytest
 from daebus import loop, watchdog
 from daebus.engine import Engine
 from daebus.log import DETAILS
+from daebus.names import PROBE
 from daebus.net import Listener, Network
 from daebus.registry import Record
 from daebus.scheduler import Scheduler
@@ -800,7 +801,7 @@ class Path:
         self.leg = BusLeg(stand_in, "svc")
         self.now = 1000.0
         self._service = service
-        service.reserve(watchdog.ACTION, self.leg.answer)
+        service.reserve(PROBE, self.leg.answer)
         service.open()
 
     def __call__(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 pytest.importorskip("click")
 
 from daebus.cli import watching
-from daebus.cli.children import LONGEST_LINE, Lines, Look
+from daebus.cli.children import LONGEST_LINE, Child, Lines, Look
 from daebus.cli.develop import names_of
 from daebus.cli.watching import Watched, broken, changed
 
@@ -104,3 +105,17 @@ def test_how_a_line_looks(line: bytes, plain: str, coloured: str) -> None:
 def test_names_tell_scripts_apart() -> None:
     assert names_of(["/a/lamp.py", "/b/panel"]) == ["lamp", "panel"]
     assert names_of(["/a/main.py", "/b/main.py", "/c/x.py"]) == ["/a/main.py", "/b/main.py", "x"]
+
+
+def test_a_child_that_has_ended_keeps_its_number_until_leave_is_taken_of_it(tmp_path: Path) -> None:
+    """What is left of its group is killed by that number, which must not be somebody else's by then."""
+    script = tmp_path / "ends.py"
+    script.write_text("raise SystemExit(7)\n")
+    child = Child(str(script), "redis://nowhere")
+    try:
+        assert select.select([child.ended], [], [], 10)[0]
+        child.stop()
+        assert Path(f"/proc/{child._process.pid}").exists()
+        assert child.take_leave() == 7
+    finally:
+        child.close()
