@@ -554,6 +554,8 @@ class Compiler:
 
     def _choice(self, choices: list[tuple[Any, Any]]) -> Check:
         values = [value for value, _made in choices]
+        if not values:
+            raise Unsupported("it has no values")
         if not all(type(value) in _SCALARS for value in values):
             raise Unsupported("it has values that JSON does not know")
         kinds = ["text"] if self._text else [kind_of(value) for value in values]

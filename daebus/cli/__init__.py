@@ -14,7 +14,7 @@ import click
 
 from .. import __version__
 from ..errors import ConfigurationError, DaebusError, RedisUnavailable, RequestTimeout, ServiceUnavailable
-from .output import drop_output, tell
+from .output import drop_output, open_descriptors, tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ COMMANDS = {
 
 def main() -> int:
     """Run the command with the arguments of this process; return its exit status."""
+    open_descriptors()
     try:
         return commands.main(prog_name="daebus", standalone_mode=False) or 0
     except click.ClickException as error:

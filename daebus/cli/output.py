@@ -30,6 +30,19 @@ def tell(text: str) -> None:
     click.echo(visible(text).encode(), err=True)
 
 
+def open_descriptors() -> None:
+    """Open what the caller has closed of standard input, output and error (`>&-`) on nothing: else a connection would
+    get its number, and what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
+            setattr(sys, name, stream)
+
+
 def drop_output() -> None:
     """Send what is left of the output nowhere: the interpreter would try to flush it as it ends, and complain."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)

@@ -381,13 +381,8 @@ class Client:
 
     def _watched(self, function: Callable[[], Any], doing: str) -> None:
         """Do something, and raise what failed meanwhile where nobody would hear of it."""
-        before = len(self.logs)
         self._open_runtime.on_worker(function, doing)
         self._raise_unheard()
-        if self._propagate:
-            for line in self.logs[before:]:
-                if line.is_failure and line.exception is not None:
-                    raise line.exception
 
     def _raise_unheard(self) -> None:
         error = self._unheard()
@@ -395,8 +390,9 @@ class Client:
             raise error
 
     def _unheard(self) -> BaseException | None:
-        """Return the first of what listeners have raised since this was asked; None if the test takes care itself."""
-        errors = self._runtime.dispatcher.unheard if self._runtime is not None else []
+        """Return the first of what was raised where nobody hears of it, since this was asked; None if the test takes
+        care itself."""
+        errors = self._runtime.unheard if self._runtime is not None else []
         error = errors[0] if errors and self._propagate else None
         errors.clear()
         return error

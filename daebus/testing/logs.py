@@ -28,11 +28,6 @@ class Logged:
         self.action: str | None = call.work.name if call is not None else None
         self.trace: str | None = request.trace if request is not None else None
 
-    @property
-    def is_failure(self) -> bool:
-        """Whether it tells of an exception that nobody expected."""
-        return self.exception is not None and self.record.levelno >= logging.ERROR
-
     def __repr__(self) -> str:
         return f"<{self.level} {self.text}>"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from _thread import get_ident
 from collections import deque
-from functools import partial
+from functools import partial, wraps
 from threading import Event
 
 from ..context import current
@@ -17,6 +17,7 @@ from ..dispatch import Dispatcher
 from ..engine import Engine, _Reading
 from ..errors import DaebusError
 from ..inbox import ListenCall
+from ..registry import Record
 from ..scheduler import Scheduler
 from ..service import THREAD_LIMIT, Service
 from ..systemd import Notifier
@@ -48,7 +49,7 @@ class InlineDispatcher(Dispatcher):
     def __init__(self, service: str, actions: Any, flush: Callable[[], object]) -> None:
         super().__init__(service, actions, flush)
         self.failures: dict[str, BaseException] = {}
-        self.unheard: list[BaseException] = []  # of listeners: nobody is answered
+        self.unheard: list[BaseException] = []  # what listeners have raised: nobody is answered
         self.heard = 0
         self.ring: Callable[[], None] = lambda: None  # tells the worker that a coroutine has ended
         self._ending: set[Any] = set()
@@ -214,8 +215,29 @@ class Runtime(Service):
         self.clock = Clock(self._move)
         self.sockets: list[WebSocketClient] = []
         self._stubs: list[InlineDispatcher] = []
+        self._reload._records = [
+            Record(one.kind, one.name, self._noting(one.function)) for one in self._reload._records
+        ]
         self._waiting: list[Any] = []  # calls whose handlers wait for something of ours
         self._doing = "what the test client was asked to do"
+
+    @property
+    def unheard(self) -> list[BaseException]:
+        """What listeners, tasks and on_reload functions have raised."""
+        return self.dispatcher.unheard
+
+    def _noting(self, function: Callable[[], Any]) -> Callable[[], Any]:
+        """Return the function of a task or a reload, whose errors are kept beside the log."""
+
+        @wraps(function)
+        def run(*_none: object) -> Any:
+            try:
+                return await_here(function())
+            except BaseException as error:
+                self.unheard.append(error)
+                raise
+
+        return run
 
     # --- life (the test's thread) ---
 
@@ -241,6 +263,8 @@ class Runtime(Service):
         for record in self._registry.records("on_start"):
             _call(record)
         self._scheduler = Scheduler(self._registry.records("background"), self.engine.spare)
+        for task in self._scheduler.tasks:
+            task._function = self._noting(task._function)
         self.engine.soon(self._open)
         self._say_ready()
         self.bus.on_change.append(self._redis_changed)

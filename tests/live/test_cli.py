@@ -305,6 +305,14 @@ def test_the_output_has_no_room(start: Start, own_bus: PrivateServer) -> None:
     assert process.returncode == 3
 
 
+@pytest.mark.parametrize("words", [("doctor",), ("ls",), ("completion", "bash")])
+def test_standard_output_may_be_closed(start: Start, own_bus: PrivateServer, words: tuple[str, ...]) -> None:
+    """The first connection would have its number, else."""
+    process = start(*words, preexec_fn=lambda: os.close(1))
+    complaints = process.communicate(timeout=LIMIT)[1]
+    assert (process.returncode in (0, 1), "Traceback" in complaints) == (True, False)
+
+
 def test_the_version(run: Run) -> None:
     assert run("version").stdout == run("--version").stdout == f"{daebus.__version__}\n"
 

@@ -29,6 +29,10 @@ class Mode(enum.Enum):
     OFF = "off"
 
 
+class Nothing(enum.Enum):
+    pass
+
+
 class Level(enum.IntEnum):
     LOW = 1
     HIGH = 2
@@ -735,6 +739,7 @@ def test_values_of_a_path_with_types_of_their_own_need_no_contract() -> None:
 
 def lost(picture: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 def unfit(picture: bytes) -> None: ...
+def valueless(picture: Nothing) -> None: ...
 def untyped(percent: int, room) -> None: ...  # type: ignore[no-untyped-def]
 
 
@@ -743,6 +748,7 @@ def untyped(percent: int, room) -> None: ...  # type: ignore[no-untyped-def]
     [
         (lost, "parameter 'picture': the name 'Nowhere' is not known where the module runs"),
         (unfit, "parameter 'picture': bytes is not a type that JSON has"),
+        (valueless, "parameter 'picture': it has no values"),
     ],
 )
 def test_a_hint_that_cannot_be_checked_ends_the_start(function: Callable[..., Any], said: str) -> None:

@@ -1193,6 +1193,49 @@ def test_a_listeners_error_is_raised_whatever_led_to_it() -> None:
             client.get("/open")
 
 
+def test_what_a_task_or_reload_misses_is_raised(app: Daebus) -> None:
+    """The log of an outage has no traceback."""
+
+    def ask() -> None:
+        DaebusCaller("nobody").send_request("x")
+
+    async def ask_later() -> None:
+        ask()
+
+    app.background("ask", interval=10)(ask)
+    app.background("later", interval=60)(ask_later)
+    app.on_reload(ask)
+    with app.test_client() as client:
+        for run in (client.reload, lambda: client.run_task("ask"), lambda: client.run_task("later")):
+            with pytest.raises(ServiceUnavailable):
+                run()
+        with pytest.raises(ServiceUnavailable):
+            client.clock.advance(10)
+
+
+def test_a_task_that_fails_while_a_call_waits_is_told(app: Daebus) -> None:
+    app.background("fail", interval=1)(lambda: 1 / 0)
+    app.action("ask")(lambda: DaebusCaller("other").send_request("x", timeout=3))
+    with app.test_client() as client:
+        client.stub("other", "x", 1)
+        client.faults.delay(0.7)
+        with pytest.raises(ZeroDivisionError):
+            client.call("ask")
+
+
+def test_what_a_listener_has_caught_and_logged_is_its_own_business(app: Daebus) -> None:
+    @app.listen("door")
+    def heard(_payload: Any) -> None:
+        try:
+            raise ValueError
+        except ValueError:
+            logging.getLogger("app").exception("never mind")
+
+    with app.test_client() as client:
+        assert client.publish("door", {}) == 1
+        assert [line.text for line in client.logs if line.exception] == ["never mind"]
+
+
 def test_a_listeners_error_that_nobody_saw_is_raised_at_the_end() -> None:
     app = echoing()
     app.workflow("open")(lambda: broadcast.send("door", {}))
