@@ -12,6 +12,8 @@ import types
 import typing
 from dataclasses import MISSING, InitVar, fields, is_dataclass
 
+from .names import did_you_mean
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -406,15 +408,9 @@ def _missing(value: dict[str, Any], known: list[str], name: str, extra: Extra | 
 
 def unknown(key: str, known: list[str]) -> Wrong:
     """Return the error for a field that nobody declares."""
-    from difflib import get_close_matches
-
-    near = get_close_matches(key[:200], known, n=1)
-    if near:
-        hint = f"; did you mean {near[0]!r}?"
-    elif 0 < len(known) <= LISTED:
+    hint = did_you_mean(key, known)
+    if not hint and 0 < len(known) <= LISTED:
         hint = f"; there {'is' if len(known) == 1 else 'are'} {listed([repr(name) for name in known])}"
-    else:
-        hint = ""
     return Wrong(hint, before="unknown field ").inside(step_of(key))
 
 
@@ -697,8 +693,3 @@ def in_words(hint: Any) -> str:
         return "None"
     plain = isinstance(hint, type) and typing.get_origin(hint) is None
     return hint.__qualname__.rpartition("<locals>.")[2] if plain else str(hint).replace("typing.", "")
-
-
-def compiled(hint: Any) -> tuple[Check, Check]:
-    """Return the checks of a hint: for values of JSON, and for values that come as text. Raises `Unsupported`."""
-    return Compiler().check(hint), Compiler(text=True).check(hint)

@@ -12,6 +12,7 @@ from importlib import import_module
 import click
 
 from ..errors import ConfigurationError, DaebusError, RedisUnavailable, RequestTimeout, ServiceUnavailable
+from ..names import did_you_mean
 from .output import drop_output, tell
 
 TYPE_CHECKING = False
@@ -93,11 +94,7 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches
-
-            near = get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise click.UsageError(f"there is no command {args[0]!r}{hint}", ctx)
+            raise click.UsageError(f"there is no command {args[0]!r}{did_you_mean(args[0], COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
