@@ -666,13 +666,15 @@ def _origins(hint: Any) -> list[Any]:
     return found
 
 
-def hints_of(thing: Any, scope: Mapping[str, Any] | None = None, names: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the hints of a class, or those of `names` read in the global names `scope`. Raises `Unsupported`."""
+def hint_in(scope: Mapping[str, Any], hint: Any) -> Any:
+    """Return a hint, which may be written as text, read with these global names. Raises `Unsupported`."""
+    return hints_of(types.SimpleNamespace(__annotations__={"": hint}), dict(scope))[""]
+
+
+def hints_of(thing: Any, scope: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the hints of a class. Raises `Unsupported`."""
     try:
-        if names is not None:
-            thing = types.SimpleNamespace(__annotations__=names)
-            return typing.get_type_hints(thing, dict(scope or {}), include_extras=True)
-        return typing.get_type_hints(thing, include_extras=True)
+        return typing.get_type_hints(thing, scope, include_extras=True)
     except NameError as error:
         text = f"the name {error.name!r} is not known where the module runs: import it there, and not for type checkers"
         raise Unsupported(f"{text} alone; a class must stand at the top of its module") from None
