@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .journal import name_in, number_in, text_in
-from .logs import COLOURS, LEVELS, priority_of
+from .journal import COLOURS, LEVELS, name_in, number_in, priority_of, text_in
 from .output import visible
 from .screen import RED, painted
 
