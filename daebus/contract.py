@@ -38,6 +38,7 @@ from .parameters import (
     is_the_request,
     layers,
     parameters,
+    rest_asks,
     rest_of,
 )
 
@@ -85,6 +86,7 @@ class _Parts:
         self.found = parameters(record.function) or []
         self._of_json, self._of_text = Compiler(), Compiler(text=True)
         self.rest = rest_of(record.function)
+        self.rest_asks = rest_asks(record.kind, record.function)
         self._hints = self._resolved()
         self.roles = self._sorted()
         self.positional = self._by_position()
@@ -189,16 +191,22 @@ class _Parts:
         return object_check(members, self._extra(text))
 
     def _extra(self, text: bool) -> Extra | None:
-        others = frozenset(one.name for one in self.found if self.roles[one.name] != _FIELD)
+        others = {one.name for one in self.found if self.roles[one.name] != _FIELD}
         if self.rest is not None:
             check = self.check(self.rest, text=text)
-            return Extra(check.call, check.schema or True, others)
+            return Extra(check.call, check.schema or True, frozenset(others | self._bound()))
         return Extra(None, True) if self.role(_PAYLOAD) else None
+
+    def _bound(self) -> set[str]:
+        """Return the name that a method has for its object: `**rest` cannot take it."""
+        inner = innermost(self.record.function)
+        code = getattr(inner, "__code__", None)
+        return set(code.co_varnames[:1]) if code and getattr(inner, "__self__", None) is not None else set()
 
     def schema(self) -> dict[str, Any] | None:
         """Return the schema of the payload, None if nothing is asked of it."""
         whole = self.role(_PAYLOAD)
-        if self.role(_FIELD):
+        if self.role(_FIELD) or (self.rest_asks and not whole):
             schema = self.fields().schema
         elif whole and whole[0].hinted:
             schema = self.check(whole[0].name).schema
@@ -210,7 +218,8 @@ class _Parts:
     def reader(self, *, text: bool = False) -> Reader | None:
         """Return what makes values of a payload; None if the function wants nothing of it."""
         fields, whole = self.role(_FIELD), self.role(_PAYLOAD)
-        read: Reader | None = self.fields(text=text).call if fields else None
+        asks = fields or (self.rest_asks and not whole)
+        read: Reader | None = self.fields(text=text).call if asks else None
         if read is not None and not whole:
             sole = fields[0] if len(fields) == 1 else None
             return _object_or_sole(read, sole, self.check(sole.name, text=text).call if sole is not None else None)
@@ -282,7 +291,7 @@ def _values(read: Reader, payload: Any) -> dict[str, Any]:
 
 def _of_request(contract: Contract, parts: _Parts) -> Callable[[], Any]:
     """Return what an action's or workflow's door calls."""
-    read, invoke = parts.reader() or dict, contract.invoke
+    read, invoke = parts.reader() or _nothing, contract.invoke
 
     def call() -> Any:
         handled: Any = current.get()

@@ -185,6 +185,12 @@ class Endpoints:
         return len(self.sockets.sessions) if self.sockets is not None else 0
 
     @property
+    def gateway(self) -> dict[str, list[str]] | None:
+        """What clients of the gateway may do; None if there is none."""
+        rules = self._websocket.rules if self._websocket is not None else None
+        return rules.listed() if rules is not None else None
+
+    @property
     def connections(self) -> int:
         """How many connections are open."""
         return len(self.network.connections) if self._opened else 0

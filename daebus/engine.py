@@ -295,6 +295,12 @@ class Engine:
         """How many handlers run beside the reader."""
         return self._working
 
+    def under_way(self) -> list[tuple[Work, float]]:
+        """Return the handlers that run beside the reader, each run with when it began (monotonic). Any thread."""
+        with self._lock:
+            places = [(place.runs.call, place.began) for place in self._workers.values()]
+        return [(call.work, began) for call, began in places if call is not None]
+
     def stuck(self, seconds: float) -> list[str]:
         """Return what the workers run, if all are taken and each has been in one handler for longer than that."""
         since = monotonic() - seconds

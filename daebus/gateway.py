@@ -103,6 +103,11 @@ class Rules:
         self.channels.update(dict.fromkeys([_channel("channels", one) for one in _listed("channels", channels)]))
         self.publish.update(dict.fromkeys([_channel("publish", one) for one in _listed("publish", publish)]))
 
+    def listed(self) -> dict[str, list[str]]:
+        """Return the lists as they were given."""
+        actions = [action if service is None else f"{service}/{action}" for service, action in self.actions]
+        return {"actions": actions, "channels": list(self.channels), "publish": list(self.publish)}
+
     def check(self, service: str, own: Iterable[str]) -> None:
         """Hold the lists against the service that has them. Raises `DeclarationError`."""
         names = set(own)

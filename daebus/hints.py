@@ -10,7 +10,9 @@ import enum
 import re
 import types
 import typing
+from contextvars import ContextVar
 from dataclasses import MISSING, InitVar, fields, is_dataclass
+from functools import partial
 
 from .names import did_you_mean
 
@@ -44,7 +46,10 @@ class Wrong(Exception):
     The text of it is `before`, the quoted path and `after`; without a path `alone`.
     """
 
-    def __init__(self, after: str, before: str = "", alone: str | None = None, *, plain: bool = False) -> None:
+    def __init__(
+        self, after: str | Callable[[], str], before: str = "", alone: str | None = None, *, plain: bool = False
+    ) -> None:
+        """`after` may be a function that makes it: most errors are those of a union's members, and never shown."""
         super().__init__(after)
         self.path = ""
         self._after = after
@@ -63,10 +68,11 @@ class Wrong(Exception):
         return self._plain and not self.path
 
     def __str__(self) -> str:
+        after = self._after if isinstance(self._after, str) else self._after()
         if self.path:
             start = "payload" if self.path[0] == "[" else ""
-            return f"{self._before}'{start}{self.path.removeprefix('.')}'{self._after}"
-        return f"the payload{self._after}" if self._alone is None else self._alone
+            return f"{self._before}'{start}{self.path.removeprefix('.')}'{after}"
+        return f"the payload{after}" if self._alone is None else self._alone
 
 
 def kind_of(value: Any) -> str:
@@ -304,30 +310,62 @@ def _choices_in_words(values: list[Any]) -> str:
     return listed(texts, "or")
 
 
+_tried: ContextVar[dict[tuple[int, int], tuple[Any, Any]] | None] = ContextVar("daebus_tried", default=None)
+"""What unions have made of the objects and lists in the payload that is being checked; `_NOTHING_FITS` of some."""
+
+_NOTHING_FITS: Any = object()
+
+
 def _first_of(checks: list[Check], words: str) -> Call:
-    calls = [check.call for check in checks]
+    """Return the check for what fits one of several hints, tried in their order.
+
+    Classes may hold themselves, so each member is tried once with each value, and those of other kinds never: else
+    the time would double with each level of a payload.
+    """
 
     def check(value: Any) -> Any:
-        for call in calls:
-            try:
-                return call(value)
-            except Wrong:
-                pass
-        raise _misfit(checks, value, words)
+        kind = kind_of(value)
+        meant = [one for one in checks if kind in one.kinds]
+        if len(meant) > 1 and isinstance(value, dict | list):
+            return _once(meant, value, words)
+        return _fitting(meant, value, words)
+
+    def _once(meant: list[Check], value: Any, words: str) -> Any:
+        tried = _tried.get()
+        token = None
+        if tried is None:
+            tried = {}
+            token = _tried.set(tried)
+        try:
+            key = id(checks), id(value)
+            if key not in tried:
+                tried[key] = value, _NOTHING_FITS  # with the value, so that its id stays its own
+                tried[key] = value, _fitting(meant, value, words)
+            _value, made = tried[key]
+            if made is _NOTHING_FITS:
+                raise _misfit(meant, value, words)
+            return made
+        finally:
+            if token is not None:
+                _tried.reset(token)
 
     return check
 
 
-def _misfit(checks: list[Check], value: Any, words: str) -> Wrong:
-    """Return the error for what fits none of several hints: where one of them alone is meant, what that says."""
-    kind = kind_of(value)
-    meant = [check for check in checks if kind in check.kinds]
-    if len(meant) == 1:
+def _fitting(meant: list[Check], value: Any, words: str) -> Any:
+    """Return what the first check makes of a value that takes it; where one alone is meant, what that says is told."""
+    for one in meant:
         try:
-            meant[0].call(value)
+            return one.call(value)
         except Wrong as error:
-            if not error.is_plain:
-                return error
+            if len(meant) == 1 and not error.is_plain:
+                raise
+    raise _misfit(meant, value, words)
+
+
+def _misfit(meant: list[Check], value: Any, words: str) -> Wrong:
+    """Return the error for what fits none of several hints."""
+    kind = kind_of(value)
     of_this_kind = any(check.words.startswith(kind) for check in meant)
     return Wrong(f" must be {words}") if of_this_kind else must_be(words, value)
 
@@ -408,10 +446,14 @@ def _missing(value: dict[str, Any], known: list[str], name: str, extra: Extra | 
 
 def unknown(key: str, known: list[str]) -> Wrong:
     """Return the error for a field that nobody declares."""
+    return Wrong(partial(_known_in_words, key, known), before="unknown field ").inside(step_of(key))
+
+
+def _known_in_words(key: str, known: list[str]) -> str:
     hint = did_you_mean(key, known)
     if not hint and 0 < len(known) <= LISTED:
-        hint = f"; there {'is' if len(known) == 1 else 'are'} {listed([repr(name) for name in known])}"
-    return Wrong(hint, before="unknown field ").inside(step_of(key))
+        return f"; there {'is' if len(known) == 1 else 'are'} {listed([repr(name) for name in known])}"
+    return hint
 
 
 def _take_extra(value: dict[str, Any], known: list[str], extra: Extra | None, taken: dict[str, Any]) -> None:

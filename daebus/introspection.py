@@ -17,15 +17,17 @@ from .message import MAX_MESSAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from .endpoints import Endpoints
     from .registry import Record, Registry
+    from .scheduler import Task
     from .service import Service
     from .work import Work
 
     Answer = dict[str, Any]
+    Counted = Work | Task
 
 TEXT_LIMIT = 1000
 """Characters of a docstring's first paragraph, and of any other text, that are told."""
@@ -51,6 +53,7 @@ class Introspection:
         self._max_workers = max_workers
         self._shared = shared
         self._started: float | None = None  # the process, in seconds since 1970
+        self._declared: dict[str, list[Answer]] = {}  # once somebody has asked: it does not change, and is much
 
     def ping(self) -> Answer:
         """Return who this process is."""
@@ -74,10 +77,6 @@ class Introspection:
     def info(self) -> Answer:
         """Return what the service declares: all of it, unless that is more than a message may be."""
         service, endpoints = self._service, self._endpoints
-        running = service.threads.running
-        declared = {
-            key: [described(record, running) for record in self._registry.records(kind)] for key, kind in KINDS.items()
-        }
         answer = {
             **self.ping(),
             "python": sys.version.split()[0],
@@ -85,9 +84,19 @@ class Introspection:
             "max_workers": self._max_workers,
             "redis": str(service.settings),
             "http": endpoints.addresses if endpoints is not None else [],
-            **declared,
+            "gateway": endpoints.gateway if endpoints is not None else None,
         }
-        return bounded(answer, declared.values())
+        if not self._declared:
+            self._declared = self._described(answer)
+        running = service.threads.running
+        threads = [{**thread, "running": thread["name"] in running} for thread in self._declared["threads"]]
+        return {**answer, **self._declared, "threads": threads}
+
+    def _described(self, answer: Answer) -> dict[str, list[Answer]]:
+        """Return what is declared, so that it fits into an answer."""
+        declared = {key: [described(record) for record in self._registry.records(kind)] for key, kind in KINDS.items()}
+        bounded({**answer, **declared}, declared.values())
+        return declared
 
     def stats(self) -> Answer:
         """Return how the service fares."""
@@ -98,9 +107,19 @@ class Introspection:
             "memory": memory_of_process(_read("/proc/self/statm"))[1],
             "cpu": round(time.process_time(), 3),
             "threads": threading.active_count(),
-            "handlers": [counted(work) for work in self.all_works()],
+            "handlers": self._handlers(),
             "last_error": failure and {key: getattr(failure, key) for key in failure.__slots__},
         }
+
+    def _handlers(self) -> list[Answer]:
+        service, now = self._service, time.monotonic()
+        under_way = service.engine.under_way()
+        under_way += [(call.work, call.began) for call in list(service.dispatcher.awaiting)]
+        began: dict[Counted, list[float]] = {}
+        for work, when in under_way:
+            began.setdefault(work, []).append(when)
+        began |= {task: [task.began] for task in service.tasks if task.running}
+        return [counted(work, [now - when for when in began.get(work, ())]) for work in self.all_works()]
 
     def _state(self) -> Answer:
         service, endpoints = self._service, self._endpoints
@@ -149,9 +168,10 @@ class Introspection:
             numbers["process_start_time_seconds"] = self._started
         return numbers
 
-    def all_works(self) -> list[Work]:
+    def all_works(self) -> list[Counted]:
         """Return the handlers whose runs are counted, in the order of their kinds and declarations."""
-        return [*self._service.works, *(self._endpoints.works if self._endpoints is not None else ())]
+        works = self._endpoints.works if self._endpoints is not None else ()
+        return [*self._service.works, *works, *self._service.tasks]
 
 
 # --- one handler ---
@@ -175,8 +195,8 @@ def described(record: Record, running: Iterable[str] = ()) -> Answer:
     return {**answer, **describe(record)}
 
 
-def counted(work: Work) -> Answer:
-    """Return what was counted of a handler; times in seconds."""
+def counted(work: Counted, under_way: Sequence[float] = ()) -> Answer:
+    """Return what was counted of a handler; times in seconds, also those since when it runs (`under_way`)."""
     taken = work.tally.taken()
     return {
         "kind": work.kind,
@@ -187,6 +207,8 @@ def counted(work: Work) -> Answer:
         "p50": _short(taken.percentile(0.5)),
         "p99": _short(taken.percentile(0.99)),
         "longest": _short(taken.longest),
+        "running": len(under_way),
+        "oldest": _short(max(under_way)) if under_way else None,
         "buckets": [[_short(bound), count] for bound, count in taken.buckets],
     }
 
@@ -236,9 +258,14 @@ def bounded(answer: Answer, declared: Iterable[list[Answer]]) -> Answer:
 
 
 def unit_of_cgroup(text: str) -> str | None:
-    """Return the systemd service that a process belongs to, by its /proc/PID/cgroup; None if there is none."""
+    """Return the systemd service that a process belongs to, by its /proc/PID/cgroup; None if there is none.
+
+    What is started in a session or a terminal is in a scope, which may be within a service of another kind.
+    """
     for line in text.splitlines():
         for part in reversed(line.rpartition(":")[2].split("/")):
+            if part.endswith(".scope"):
+                break
             if part.endswith(".service"):
                 return part
     return None

@@ -167,7 +167,13 @@ def has_contract(kind: str, function: Callable[..., Any], path: str = "", names:
         return not all(_is_as_given(kind, one, begins_with_door) for one in found)
     if kind == "route":
         return any(_asks_in_route(one, path, names or ()) for one in found)
-    return any(one.hinted or _is_whole(one) for one in found)
+    return rest_asks(kind, function) or any((one.hinted and not one.own) or _is_whole(one) for one in found)
+
+
+def rest_asks(kind: str, function: Callable[..., Any]) -> bool:
+    """Whether `**rest` of an action or workflow has a hint, so that it takes fields even if there are no others."""
+    rest = rest_of(function) if kind in ("action", "workflow") else None
+    return rest is not None and not is_anything(hints_as_written(innermost(function)).get(rest, NOTHING))
 
 
 def _is_given_more(kind: str, found: list[Parameter]) -> bool:

@@ -7,6 +7,7 @@ from time import monotonic
 from .errors import status_of_outage
 from .log import Seldom, logger, one_line
 from .schedule import next_due
+from .tally import Tally
 from .threads import await_here
 
 TYPE_CHECKING = False
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 
 class Task:
-    """One task: when it is due next (monotonic seconds), and whether it runs."""
+    """One task: when it is due next (monotonic seconds), whether it runs and since when, and what its runs took."""
+
+    kind = "task"
 
     def __init__(self, record: Record, now: float) -> None:
         self.name = record.name
@@ -25,20 +28,22 @@ class Task:
         self._function = record.function
         self.due = now + record.interval
         self.running = False
+        self.began = now
         self._seldom = Seldom()
-        self.runs = self.failures = self.skipped = 0
+        self.tally = Tally()
+        self.skipped = 0
 
     def run(self) -> None:
         """Run once, on a worker thread. Errors are logged; the schedule is kept."""
         try:
             await_here(self._function())
         except BaseException as error:  # noqa: BLE001 - the last stop: SystemExit in a task must not end a worker
-            self.failures += 1
+            self.tally.failed()
             quiet = self._seldom.take(type(error))  # a task that fails each second must not fill the log
             if quiet is not None:
                 self._log(error, f" (and {quiet} times like this before)" if quiet else "")
         finally:
-            self.runs += 1
+            self.tally.ran(monotonic() - self.began)
             self.running = False
 
     def _log(self, error: BaseException, again: str) -> None:
@@ -76,6 +81,7 @@ class Scheduler:
             task.skipped += 1
             logger.debug("Background task %r still runs; this turn is skipped", one_line(task.name))
             return
+        task.began = monotonic()
         task.running = True
         try:
             self._start(task.run)

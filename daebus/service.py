@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .link import Pair
     from .message import PubSubRequest
     from .registry import Registry
+    from .scheduler import Task
     from .settings import RedisSettings
     from .shared import Share
     from .systemd import Offered
@@ -202,6 +203,11 @@ class Service:
             "answers_dropped": self.bus.dropped_answers,
             "reconnections": self.bus.reconnections,
         }
+
+    @property
+    def tasks(self) -> list[Task]:
+        """The tasks of `@app.background`; none until the service is ready."""
+        return self._scheduler.tasks if self._scheduler is not None else []
 
     def wake(self) -> None:
         """Wake the main thread."""

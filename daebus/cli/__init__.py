@@ -7,10 +7,12 @@ module is imported when that command is used, so that each starts as quickly as 
 
 from __future__ import annotations
 
+from errno import EACCES
 from importlib import import_module
 
 import click
 
+from .. import __version__
 from ..errors import ConfigurationError, DaebusError, RedisUnavailable, RequestTimeout, ServiceUnavailable
 from ..names import did_you_mean
 from .output import drop_output, tell
@@ -53,7 +55,7 @@ def main() -> int:
     except click.Abort:
         return INTERRUPTED
     except DaebusError as error:
-        return _fail(error.code, str(error), _status(error))
+        return _fail(error.code, f"{error}{_way_in(error)}", _status(error))
     except OSError as error:  # of the output: a full disk, say
         drop_output()
         return _fail("output", error.strerror or str(error), NOT_THERE)
@@ -63,6 +65,12 @@ def _usage(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "daebus"
     return f"{error.format_message()} (see {path} --help)"
+
+
+def _way_in(error: DaebusError) -> str:
+    """Return what to do where this user may not use the socket of Redis: on a device, that is anybody but root."""
+    refused = isinstance(error, RedisUnavailable) and error.errno == EACCES
+    return "; this user may not use it, root may: sudo daebus ..." if refused else ""
 
 
 def _status(error: DaebusError) -> int:
@@ -113,6 +121,7 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: daebus call greeter greet name=Ada",
 )
+@click.version_option(__version__, message="%(version)s", help="Print the version of Daebus.")
 @click.pass_context
 def commands(context: click.Context) -> None:
     """Talk to the services of this device over Redis."""

@@ -83,7 +83,20 @@ def is_stats(answer: object) -> bool:
 
 
 def _has(answer: Answer, kinds: Mapping[str, Any]) -> bool:
-    return all(isinstance(answer.get(key), kind) for key, kind in kinds.items())
+    return all(isinstance(answer.get(key), kind) and _is_sane(answer[key]) for key, kind in kinds.items())
+
+
+LARGEST = 1e15
+"""No quantity of a service is larger. (`1e999` is JSON, and infinite; whole numbers may have thousands of digits.)"""
+
+
+def _is_sane(value: object) -> bool:
+    return not isinstance(value, int | float) or abs(value) < LARGEST
+
+
+def number(value: object) -> float | None:
+    """Return a value out of an answer if it is a number that can be calculated with; else None."""
+    return value if isinstance(value, int | float) and _is_sane(value) else None
 
 
 def records(answer: Answer, section: str) -> list[Answer]:
@@ -92,6 +105,13 @@ def records(answer: Answer, section: str) -> list[Answer]:
     found = [record for record in listed if isinstance(record, dict)] if isinstance(listed, list) else []
     named = [{**record, "name": record.get("name", record.get("path"))} for record in found]
     return [record for record in named if isinstance(record["name"], str)]
+
+
+def gateway(answer: Answer, what: str) -> list[str]:
+    """Return what the gateway of a service lists in an `info` answer: its actions, channels or publish."""
+    told = answer.get("gateway")
+    listed = told.get(what) if isinstance(told, dict) else None
+    return [one for one in listed if isinstance(one, str)] if isinstance(listed, list) else []
 
 
 def counted(answer: Answer) -> list[Answer]:

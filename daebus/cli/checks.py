@@ -42,7 +42,9 @@ GENERATED = "/run/systemd/system"
 MARK = "# Made by daebus-generator"
 REDIS_UNITS = ("redis-server@daebus.service", "valkey-server@daebus.service")
 PACKAGES = ("hiredis", "redis", "h11", "wsproto", "sdnotify", "click")
-PROPERTIES = "Id,Description,LoadState,ActiveState,Result,NeedDaemonReload,ExecMainStartTimestampMonotonic"
+PROPERTIES = (
+    "Id,Description,LoadState,ActiveState,SubState,Result,NRestarts,NeedDaemonReload,ExecMainStartTimestampMonotonic"
+)
 TIME_ERROR = 5
 """What adjtimex(2) returns for a clock that is not synchronised."""
 

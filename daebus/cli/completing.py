@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
     from ..settings import RedisSettings
 
+TO_A_SHELL = frozenset(" ;&|<>()$`\"'\\!#")
+"""Signs that mean something to a shell. That of bash puts what it is offered on the line as it is: a name such as
+`;reboot`, which anybody may give a channel, would be a command."""
+
 LIMIT = 0.5
 """Seconds after which a person who pressed Tab would wonder."""
 
@@ -41,7 +45,12 @@ def complete_channels(context: click.Context, _parameter: click.Parameter, begun
 
 
 def _beginning(begun: str, ask: Callable[[], Iterable[str]]) -> list[str]:
-    return sorted({name for name in in_time(ask) if name.startswith(begun) and name.isprintable()})
+    return sorted({name for name in in_time(ask) if name.startswith(begun) and is_harmless(name)})
+
+
+def is_harmless(name: str) -> bool:
+    """Whether a name means the same on a command line, and is no option."""
+    return name.isprintable() and not TO_A_SHELL & set(name) and not name.startswith("-")
 
 
 def in_time(ask: Callable[[], Iterable[str]], limit: float = LIMIT) -> list[str]:

@@ -7,7 +7,7 @@ from time import time
 import click
 
 from ..names import did_you_mean
-from .answers import SECTIONS, records, text
+from .answers import SECTIONS, gateway, number, records, text
 from .output import visible
 from .wording import UNKNOWN, count, example_call, signature, span
 
@@ -45,7 +45,21 @@ def describe(service: str, processes: list[Answer], missing: int, now: float | N
     lines += _difference(processes)
     for section in SECTIONS:
         lines += section_lines(service, section, records(first, section))
+        if section == "sockets":
+            lines += _gateway_lines(first)
     return lines
+
+
+GATEWAY = {"actions": "calls", "channels": "hears", "publish": "publishes"}
+
+
+def _gateway_lines(process: Answer) -> list[str]:
+    lines = [
+        _labelled(does, visible(", ".join(listed)))
+        for what, does in GATEWAY.items()
+        if (listed := gateway(process, what))
+    ]
+    return ["", "A WebSocket client, through the gateway", *lines] if lines else []
 
 
 def _labelled(label: str, said: str) -> str:
@@ -76,13 +90,14 @@ def _error_lines(process: Answer, now: float) -> list[str]:
     error = process.get("last_error")
     if not isinstance(error, dict):
         return []
-    at = error.get("at")
-    ago = f", {span(now - at)} ago" if isinstance(at, int | float) else ""
+    at = number(error.get("at"))
+    ago = f", {span(now - at)} ago" if at is not None else ""
     what = " ".join(visible(str(error[key])) for key in ("kind", "name") if error.get(key))
     lines = [_labelled("last error", f"{visible(str(error.get('type')))} in {what}{ago} (process {process['pid']})")]
     error_id = error.get("error_id")
     if isinstance(error_id, str) and error_id.isalnum():  # it will be pasted into a shell
-        lines.append(_labelled("", f"daebus logs --error-id {error_id}"))
+        logged = f"daebus logs --error-id {error_id}" if text(process, "unit") else f"in its log under {error_id}"
+        lines.append(_labelled("", logged))
     return lines
 
 
@@ -131,11 +146,12 @@ def _head(section: str, record: Answer) -> str:
     if section == "folders":
         return str(name)
     written = signature(name if section == "actions" else f"{name} ", schema, record.get("returns"))
-    return written if section == "actions" else written.replace(f"({UNKNOWN})", "").rstrip()
+    return written if section == "actions" else written.replace(f" ({UNKNOWN})", "")
 
 
 def _seconds(value: object) -> str:
-    return f"{value:g} s" if isinstance(value, int | float) else "?"
+    seconds = number(value)
+    return f"{seconds:g} s" if seconds is not None else "?"
 
 
 # --- one handler ---

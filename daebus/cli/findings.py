@@ -252,13 +252,26 @@ def unit(one: Unit) -> list[Finding]:
     if state == "failed":
         text = f"it has failed ({one.fields.get('Result', '?')})"
         found.append(Finding(name, PROBLEM, text, f"daebus logs {name}; then: sudo systemctl restart {name}"))
+    again = _again(one.fields.get("NRestarts", ""))
+    waits = one.fields.get("SubState", "").startswith("auto-restart")  # for its next start, after a failure
+    if waits or (again and state in ("activating", "deactivating")):
+        text = f"it fails, and systemd starts it anew: {again or 'for the first time now'}"
+        found.append(Finding(name, PROBLEM, text, f"daebus logs {name}"))
     if one.fields.get("NeedDaemonReload") == "yes":
         text = "its unit has changed since systemd read it"
         found.append(Finding(name, WARNING, text, f"sudo systemctl daemon-reload && sudo systemctl restart {name}"))
     if state == "active" and one.started and one.changed > one.started:
         text = "its script is newer than what runs"
         found.append(Finding(name, WARNING, text, f"sudo systemctl restart {name}"))
-    return found or [Finding(name, OK, state or "not known to systemd")]
+    known = state or "not known to systemd"
+    return found or [Finding(name, OK, f"{known}; it has failed, and was started anew, {again}" if again else known)]
+
+
+def _again(restarts: str) -> str:
+    """Return how often a unit was restarted in words; nothing if it never was."""
+    if not restarts.isdigit() or int(restarts) == 0:
+        return ""
+    return "once until now" if int(restarts) == 1 else f"{restarts} times until now"
 
 
 def _refusal(description: str) -> str:

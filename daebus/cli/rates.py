@@ -6,6 +6,8 @@ that was not there in the last round has no rates yet; one that has gone takes i
 
 from __future__ import annotations
 
+from math import inf
+
 from .answers import counted
 
 TYPE_CHECKING = False
@@ -47,9 +49,11 @@ class Rate:
                 return bound
         return None
 
-    def figures(self) -> dict[str, float | None]:
-        """Return the rates as they are shown."""
-        return {"calls": self.calls, "errors": self.errors, "p50": self.quantile(0.5), "p99": self.quantile(0.99)}
+    def figures(self, longest: float = inf) -> dict[str, float | None]:
+        """Return the rates as they are shown; no run took more than `longest`, whatever the bound of its bucket."""
+        quantiles = {"p50": self.quantile(0.5), "p99": self.quantile(0.99)}
+        times = {name: None if value is None else min(value, longest) for name, value in quantiles.items()}
+        return {"calls_per_s": _rounded(self.calls), "errors_per_s": _rounded(self.errors), **times}
 
 
 class Rates:
@@ -74,7 +78,7 @@ class Rates:
                     rate.add(calls / span, errors / span, buckets)
                 rate.add(0.0, 0.0, {})  # a round without calls is a round
             rows.append(_service_row(service, rate, cpu))
-        return sorted(rows, key=lambda row: (row["processes"] > 0, -(row["calls"] or 0.0), row["service"]))
+        return sorted(rows, key=lambda row: (row["processes"] > 0, -(row["calls_per_s"] or 0.0), row["service"]))
 
     def handlers(self, looked: Census) -> list[dict[str, Any]]:
         """Return a row for each handler of a service, the busiest first."""
@@ -91,8 +95,8 @@ class Rates:
                 continue
             for key, (calls, errors, buckets) in _differences(earlier, process).items():
                 rates[key].add(calls / span, errors / span, buckets)
-        done = [{**row, **rates[key].figures()} for key, row in rows.items()]
-        return sorted(done, key=lambda row: (-(row["calls"] or 0.0), row["kind"], row["name"]))
+        done = [{**row, **rates[key].figures(row["longest"])} for key, row in rows.items()]
+        return sorted(done, key=lambda row: (-(row["calls_per_s"] or 0.0), row["kind"], row["name"]))
 
     def _remember(self, name: str, process: Answer, before: dict[Id, Answer]) -> Answer | None:
         key: Id = (name, process["host"], process["pid"])
@@ -147,7 +151,7 @@ def _service_row(service: Census, rate: Rate, cpu: float | None) -> dict[str, An
         "not_answering": service.missing,
         **rate.figures(),
         **{key: total(key) for key in ("busy", "max_workers", "queued", "clients", "memory")},
-        "cpu": cpu,
+        "cpu": _rounded(cpu),
         "reconnections": _reconnections(service),
     }
 
@@ -159,10 +163,17 @@ def _reconnections(service: Census) -> int | None:
 
 
 def _add_totals(rows: dict[HandlerId, dict[str, Any]], record: Answer) -> None:
-    row = rows.setdefault(
-        (record["kind"], record["name"]),
-        {"kind": record["kind"], "name": record["name"], "all_calls": 0, "all_errors": 0, "longest": 0.0},
-    )
-    row["all_calls"] += record["calls"]
-    row["all_errors"] += record["errors"]
+    key = record["kind"], record["name"]
+    nothing = {"calls": 0, "errors": 0, "longest": 0.0, "running": 0, "oldest": None}
+    row = rows.setdefault(key, {"kind": key[0], "name": key[1], **nothing})
+    row["calls"] += record["calls"]
+    row["errors"] += record["errors"]
     row["longest"] = max(row["longest"], record["longest"])
+    running, oldest = record.get("running"), record.get("oldest")
+    if isinstance(running, int) and isinstance(oldest, int | float):  # what has begun and not ended
+        row["running"] += running
+        row["oldest"] = max(row["oldest"] or 0.0, oldest)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

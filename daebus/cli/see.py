@@ -6,7 +6,7 @@ import click
 
 from ..errors import RequestTimeout, ServiceUnavailable
 from ..names import INFO, STATS, did_you_mean
-from .answers import ANSWER_LIMIT, SECTIONS, census, nobody, records, text
+from .answers import ANSWER_LIMIT, SECTIONS, census, gateway, nobody, records, text
 from .arguments import json_option, redis_option
 from .completing import complete_handlers, complete_services
 from .output import one_line, say, table, tell
@@ -118,13 +118,18 @@ def _heard(settings: RedisSettings, services: list[Census]) -> list[Answer]:
 
     listeners: dict[str, list[str]] = {}
     for service in services:
-        for name in {record["name"] for process in service.processes for record in records(process, "channels")}:
+        for name in {name for process in service.processes for name in _channels(process)}:
             listeners.setdefault(name, []).append(service.name)
     numbers = dict(heard(settings))
     own = {service.name for service in services}
     own |= {f"{name}.workflows" for name in own}  # where services take requests, which is what `ls` lists
     names = sorted((numbers.keys() - own) | listeners.keys())
     return [{"channel": name, "subscribers": numbers.get(name), "services": listeners.get(name, [])} for name in names]
+
+
+def _channels(process: Answer) -> list[str]:
+    """Return the channels that a process hears for itself, and for the clients of its gateway."""
+    return [*(record["name"] for record in records(process, "channels")), *gateway(process, "channels")]
 
 
 def channel_table(channels: Iterable[Answer]) -> list[str]:

@@ -137,7 +137,7 @@ def _welcome(bus: Bus, found: list[str], variables: dict[str, Any]) -> str:
     name = next((name for name in found if name in variables), "lamp")
     lines = [
         (f"{name}.actions", "the actions of a service; TAB completes them"),
-        (f"{name}.dim(percent=40)", f'call one; or call({name!r}, "dim", percent=40)'),
+        (f"{name}.ACTION(field=40)", f'call one; or call("{name}", "ACTION", field=40)'),
         ("services", 'those that are there now; services["desk-lamp"]'),
         ('publish("channel", {"a": 1})', "to whoever listens"),
         ("cache", "the Redis client"),

@@ -15,7 +15,7 @@ from .output import check_reader, one_line, say, table, tell, visible
 from .rates import Rates
 from .screen import BOLD, DIM, PLAIN, RED, REVERSE, Screen, columns_of, cut, in_colour, is_screen, painted, size
 from .wording import count as counted
-from .wording import duration, memory, three_digits
+from .wording import duration, memory, span, three_digits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,10 +136,14 @@ def _cpu(row: Row) -> str:
     return "-" if row["cpu"] is None else f"{row['cpu']:.1f}"
 
 
+def _running(row: Row) -> str:
+    return f"{row['running']}, {span(row['oldest'])}" if row["running"] else "-"
+
+
 SERVICE_COLUMNS: Columns = {
     "SERVICE": _name,
-    "CALLS/S": lambda row: _rate(row["calls"]),
-    "ERR/S": lambda row: _rate(row["errors"]),
+    "CALLS/S": lambda row: _rate(row["calls_per_s"]),
+    "ERR/S": lambda row: _rate(row["errors_per_s"]),
     "P50": lambda row: duration(row["p50"]),
     "P99": lambda row: duration(row["p99"]),
     "BUSY": _busy,
@@ -152,13 +156,14 @@ SERVICE_COLUMNS: Columns = {
 HANDLER_COLUMNS: Columns = {
     "KIND": lambda row: row["kind"],
     "NAME": lambda row: row["name"],
-    "CALLS/S": lambda row: _rate(row["calls"]),
-    "ERR/S": lambda row: _rate(row["errors"]),
+    "CALLS/S": lambda row: _rate(row["calls_per_s"]),
+    "ERR/S": lambda row: _rate(row["errors_per_s"]),
     "P50": lambda row: duration(row["p50"]),
     "P99": lambda row: duration(row["p99"]),
-    "LONGEST": lambda row: duration(row["longest"]) if row["all_calls"] else "-",
-    "CALLS": lambda row: row["all_calls"],
-    "ERRORS": lambda row: row["all_errors"],
+    "RUNNING": _running,
+    "LONGEST": lambda row: duration(row["longest"]) if row["calls"] else "-",
+    "CALLS": lambda row: row["calls"],
+    "ERRORS": lambda row: row["errors"],
 }
 AT_THE_LEFT = {"SERVICE", "KIND", "NAME"}
 NEEDED = 7

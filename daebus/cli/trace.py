@@ -21,7 +21,8 @@ MOST = 5000
 NOT_FOUND = 1
 HOW = (
     "an entry is left by each call of a trace that is asked for (daebus call --trace, or curl -H "
-    '"$(daebus trace --new)" ...), of a service that runs with debug=True, and by what fails or logs something'
+    '"$(daebus trace --new)" ...), of a service that runs with debug=True, and by what fails or logs something; '
+    "not by a call that has not ended yet, nor by services that log to a terminal"
 )
 
 

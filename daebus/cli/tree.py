@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 
 from .journal import COLOURS, LEVELS, name_in, number_in, priority_of, text_in
 from .output import visible
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 DEEPEST = 60
 """Levels of the tree; what would stand deeper stands on the topmost one."""
+
+LOOKED_AT = 100
+"""Calls of one id, or of one service, among which that one is looked for in which another was made: the last before."""
 
 _AN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """How a caller is named that is no service: it says nothing to people."""
@@ -95,9 +99,9 @@ def trace_of(name: str, entries: Sequence[dict[str, Any]]) -> Trace:
     clock = _Clock(entries)
     spans = _spans(entries, clock)
     spans.sort(key=_moment)
-    by_id, by_service = _groups(spans, "request_id"), _groups(spans, "service")
+    groups = _Groups(spans)
     for span in spans:
-        span.under = _parent_of(span, by_id, by_service)
+        span.under = groups.parent_of(span)
     roots: list[Span] = []
     for span in spans:
         (span.under.children if span.under is not None else roots).append(span)
@@ -150,7 +154,7 @@ def _spans(entries: Sequence[dict[str, Any]], clock: _Clock) -> list[Span]:
         if text_in(entry, "DAEBUS_OUTCOME")
     ]
     own: dict[object, list[Span]] = {}
-    for span in spans:
+    for span in sorted(spans, key=_moment):
         own.setdefault(span.key, []).append(span)
     for entry in entries:
         if text_in(entry, "DAEBUS_OUTCOME"):
@@ -161,7 +165,8 @@ def _spans(entries: Sequence[dict[str, Any]], clock: _Clock) -> list[Span]:
         if not same:
             same.append(made)
             spans.append(made)
-        _note(min(same, key=lambda span: abs(span.began - began)), entry)
+        place = bisect_right(same, began, key=_moment)
+        _note(min(same[max(0, place - 1) : place + 1], key=lambda span: abs(span.began - began)), entry)
     return spans
 
 
@@ -176,23 +181,39 @@ def _note(span: Span, entry: dict[str, Any]) -> None:
     span.lines.append(Line(at, priority_of(entry), text_in(entry, "MESSAGE")))
 
 
-def _groups(spans: list[Span], name: str) -> dict[str, list[Span]]:
-    groups: dict[str, list[Span]] = {}
-    for span in spans:
-        groups.setdefault(getattr(span, name), []).append(span)
-    return groups
+class _Groups:
+    """The calls, in their order, by what another may say of the one that it was made in."""
+
+    def __init__(self, spans: list[Span]) -> None:
+        self._by_id: dict[str, list[Span]] = {}
+        self._by_id_of: dict[tuple[str, str], list[Span]] = {}
+        self._by_service: dict[str, list[Span]] = {}
+        for span in spans:
+            self._by_id.setdefault(span.request_id, []).append(span)
+            self._by_id_of.setdefault((span.request_id, span.service), []).append(span)
+            self._by_service.setdefault(span.service, []).append(span)
+
+    def parent_of(self, span: Span) -> Span | None:
+        """Return the call in which this one was made: the one that it names, else one of its caller's that was under
+        way; None if there is none, so it began the trace."""
+        for named in (self._by_id_of.get((span.parent, span.caller), []), self._by_id.get(span.parent, [])):
+            if span.parent and any(one is not span for one in named[:2]):
+                return _last_before(span, named)
+        found = _last_before(span, self._by_service.get(span.caller, []))
+        return found if found is not None and found.holds(span.began) else None
 
 
-def _parent_of(span: Span, by_id: dict[str, list[Span]], by_service: dict[str, list[Span]]) -> Span | None:
-    """Return the call in which this one was made: the one that it names, else one of its caller's that was under way;
-    None if there is none, so it began the trace."""
-    named = [one for one in by_id.get(span.parent, ()) if one is not span] if span.parent else []
-    own = [one for one in named if one.service == span.caller] or named
-    if not own:
-        own = [one for one in by_service.get(span.caller, ()) if one is not span and one.holds(span.began)]
-    earlier = [one for one in own if one.began <= span.began and _depth(one, span) is not None]
-    under_way = [one for one in earlier if one.holds(span.began)] or earlier
-    return max(under_way, key=lambda one: one.began, default=None)
+def _last_before(span: Span, sorted_spans: list[Span]) -> Span | None:
+    """Return the last call that was under way when this one began; if there is none, the last that began before."""
+    place = bisect_right(sorted_spans, span.began, key=_moment)
+    earlier = None
+    for one in reversed(sorted_spans[max(0, place - LOOKED_AT) : place]):
+        if one is span or _depth(one, span) is None:
+            continue
+        if one.holds(span.began):
+            return one
+        earlier = earlier or one
+    return earlier
 
 
 def _depth(span: Span, below: Span) -> int | None:

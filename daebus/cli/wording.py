@@ -72,6 +72,9 @@ DEEPEST, MOST = 8, 100
 REFERENCES = 2
 """Levels within which an example follows references: a schema may refer to itself, and several times."""
 
+EXAMPLE_LIMIT = 1000
+"""Values of an example that are made as their schema says; those that would come then are some text."""
+
 
 def signature(name: str, schema: object, returns: object = None) -> str:
     """Return how a handler is called, as Python would write it; `name(...)` if it does not say what it takes."""
@@ -208,18 +211,50 @@ def _word(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def example(schema: object, whole: dict[str, Any], depth: int = 0) -> Any:
+def example(schema: object, whole: dict[str, Any]) -> Any:
     """Return a value that a schema allows, as far as its simple words go."""
-    if not isinstance(schema, dict) or depth > DEEPEST:
-        return "text"
-    schema = _resolved(schema, whole) if depth <= REFERENCES else schema
-    given = _given_example(schema)
-    if given is not ...:
-        return given
-    for key in ("anyOf", "oneOf"):
-        if isinstance(schema.get(key), list) and schema[key]:
-            return example(schema[key][0], whole, depth + 1)
-    return _made_example(schema, whole, depth)
+    return _Example(whole).of(schema, 0)
+
+
+class _Example:
+    """An example that is being made; `left` is how many values it may still have."""
+
+    def __init__(self, whole: dict[str, Any]) -> None:
+        self._whole = whole
+        self._left = EXAMPLE_LIMIT
+
+    def of(self, schema: object, depth: int) -> Any:
+        self._left -= 1
+        if not isinstance(schema, dict) or depth > DEEPEST or self._left < 0:
+            return "text"
+        schema = _resolved(schema, self._whole) if depth <= REFERENCES else schema
+        given = _given_example(schema)
+        if given is not ...:
+            return given
+        for key in ("anyOf", "oneOf"):
+            if isinstance(schema.get(key), list) and schema[key]:
+                return self.of(schema[key][0], depth + 1)
+        return self._made(schema, depth)
+
+    def _made(self, schema: dict[str, Any], depth: int) -> Any:
+        kind = schema.get("type")
+        if isinstance(kind, list):
+            kind = kind[0] if kind else None
+        if kind == "array":
+            return self._list(schema, depth)
+        if kind == "object":
+            fields = _fields(schema) or {}
+            return {name: self.of(fields.get(name), depth + 1) for name in _required(schema)}
+        form = schema.get("format")
+        if kind == "string" and isinstance(form, str) and form in _FORMATS:
+            return _FORMATS[form]
+        return _EXAMPLES.get(kind, "text") if isinstance(kind, str) else "text"
+
+    def _list(self, schema: dict[str, Any], depth: int) -> list[Any]:
+        items = schema.get("prefixItems")
+        if isinstance(items, list):
+            return [self.of(part, depth + 1) for part in items[:MOST]]
+        return [self.of(schema.get("items", {"type": "integer"}), depth + 1)]
 
 
 def _given_example(schema: dict[str, Any]) -> Any:
@@ -230,27 +265,6 @@ def _given_example(schema: dict[str, Any]) -> Any:
         if key in schema:
             return schema[key]
     return ...
-
-
-def _made_example(schema: dict[str, Any], whole: dict[str, Any], depth: int) -> Any:
-    kind = schema.get("type")
-    if isinstance(kind, list):
-        kind = kind[0] if kind else None
-    if kind == "array":
-        return _example_list(schema, whole, depth)
-    if kind == "object":
-        fields = _fields(schema) or {}
-        return {name: example(fields.get(name), whole, depth + 1) for name in _required(schema)}
-    if kind == "string" and schema.get("format") in _FORMATS:
-        return _FORMATS[schema["format"]]
-    return _EXAMPLES.get(kind, "text") if isinstance(kind, str) else "text"
-
-
-def _example_list(schema: dict[str, Any], whole: dict[str, Any], depth: int) -> list[Any]:
-    items = schema.get("prefixItems")
-    if isinstance(items, list):
-        return [example(part, whole, depth + 1) for part in items]
-    return [example(schema.get("items", {"type": "integer"}), whole, depth + 1)]
 
 
 _FORMATS = {"date-time": "2030-01-31T12:00:00", "date": "2030-01-31", "time": "12:00:00"}

@@ -134,7 +134,7 @@ class Client:
         runtime, error = self._runtime, None
         try:
             if runtime is not None:
-                error = runtime.finish()
+                error = runtime.finish() or self._unheard()
                 runtime.close()
         finally:
             for one in self._hubs.values():
@@ -175,15 +175,19 @@ class Client:
         The payload may be given as keywords: `client.call("dim", percent=40)`. What a handler has raised unexpectedly
         is the `__cause__` of the `InternalError`. `timeout` is in seconds of the clock.
         """
-        return self._send(action, _payload(payload, fields), timeout, None)
+        answer = self._send(action, _payload(payload, fields), timeout, None)
+        self._raise_unheard()
+        return answer
 
     def request(self, action: str, payload: Any = _NOTHING, *, timeout: float = 5, **fields: Any) -> Answer:
         """Call an action and return its answer, whichever it is, and the progress that came before."""
         progress: list[Any] = []
         try:
-            return Answer(self._send(action, _payload(payload, fields), timeout, progress.append), None, progress)
+            answer = Answer(self._send(action, _payload(payload, fields), timeout, progress.append), None, progress)
         except DaebusError as error:
-            return Answer(None, error, progress)
+            answer = Answer(None, error, progress)
+        self._raise_unheard()
+        return answer
 
     def _send(self, action: str, payload: Any, timeout: float, on_progress: Callable[[Any], object] | None) -> Any:
         runtime = self._open_runtime
@@ -263,6 +267,7 @@ class Client:
         runtime.on_worker(connection.dispose)
         self._cookies.take(answer.headers)
         answer.exception = runtime.dispatcher.failures.get(_error_id(answer))
+        self._raise_unheard()
         return answer
 
     def get(self, path: str, **options: Any) -> HttpAnswer:
@@ -378,10 +383,23 @@ class Client:
         """Do something, and raise what failed meanwhile where nobody would hear of it."""
         before = len(self.logs)
         self._open_runtime.on_worker(function, doing)
+        self._raise_unheard()
         if self._propagate:
             for line in self.logs[before:]:
                 if line.is_failure and line.exception is not None:
                     raise line.exception
+
+    def _raise_unheard(self) -> None:
+        error = self._unheard()
+        if error is not None:
+            raise error
+
+    def _unheard(self) -> BaseException | None:
+        """Return the first of what listeners have raised since this was asked; None if the test takes care itself."""
+        errors = self._runtime.dispatcher.unheard if self._runtime is not None else []
+        error = errors[0] if errors and self._propagate else None
+        errors.clear()
+        return error
 
 
 class _Watched(Clock):

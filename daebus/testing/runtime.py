@@ -48,6 +48,7 @@ class InlineDispatcher(Dispatcher):
     def __init__(self, service: str, actions: Any, flush: Callable[[], object]) -> None:
         super().__init__(service, actions, flush)
         self.failures: dict[str, BaseException] = {}
+        self.unheard: list[BaseException] = []  # of listeners: nobody is answered
         self.heard = 0
         self.ring: Callable[[], None] = lambda: None  # tells the worker that a coroutine has ended
         self._ending: set[Any] = set()
@@ -76,6 +77,8 @@ class InlineDispatcher(Dispatcher):
 
     def _log_failure(self, call: Call, error: BaseException, error_id: str) -> None:
         self.failures[error_id] = error
+        if type(call) is ListenCall:
+            self.unheard.append(error)
         super()._log_failure(call, error, error_id)
 
 

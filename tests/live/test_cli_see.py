@@ -18,7 +18,7 @@ import pytest
 
 from daebus.redisserver import PrivateServer
 from tests.command import LIMIT, Command, Terminal
-from tests.outside import Launcher, Script, Side, free_port
+from tests.outside import Launcher, Link, Script, Side, free_port
 from tests.support import skip_or_fail, wait_for
 
 PATIENT = ("--timeout", "20")
@@ -147,7 +147,9 @@ def test_what_a_service_offers(any_command: Command, lamp: Script) -> None:
     any_command.run("call", "lamp", "dim")
     shown = any_command.output("info", "lamp", *PATIENT)
     assert f"\n  process    {lamp.pid} on " in shown
-    found = re.search(r"last error KeyError in action dim, .* ago .*\n +daebus logs --error-id (\w+)\n", shown)
+    found = re.search(
+        r"last error KeyError in action dim, .* ago .*\n +(?:in its log under|daebus logs --error-id) (\w+)\n", shown
+    )
     assert found is not None
     assert found[1] in lamp.log
     assert re.search(
@@ -285,6 +287,12 @@ def test_completion_is_silent_and_quick_whatever_happens(
         assert completed(command, "call", "l") == []  # Redis would be waited for until it is thawed
     finally:
         own_bus.thaw()
+
+
+def test_a_channel_cannot_put_a_command_on_the_line(command: Command, own_bus: PrivateServer) -> None:
+    with Link(own_bus) as link:
+        link.send("SUBSCRIBE", "alarm", "alarm;reboot", "alarm$(id)")
+        wait_for(lambda: completed(command, "sub", "al") == ["alarm"], LIMIT)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -42,7 +42,7 @@ from daebus import DaebusWebSocket
 
 ws = DaebusWebSocket(port="same")
 app.attach(ws)
-ws.gateway(actions=["add"])
+ws.gateway(actions=["add", "lamp/dim"], channels=["news.*"])
 
 @app.action("add")
 def add():
@@ -384,6 +384,7 @@ def test_info_says_all_that_is_declared(bus: PrivateServer, everything: Script) 
     assert lines[int(add["place"].removeprefix(f"{script}:")) - 1] == '@app.action("add")'
     assert [(one["path"], one["place"].startswith(script)) for one in said["folders"]] == [("/files", True)]
     assert said["tasks"][0]["interval"] == 3600
+    assert said["gateway"] == {"actions": ["add", "lamp/dim"], "channels": ["news.*"], "publish": []}
     dim = said["actions"][-1]
     assert dim["input"]["properties"]["percent"]["type"] == "integer"
     assert (dim["input"]["required"], dim["returns"]) == (["percent"], "dict[str, int]")
@@ -505,6 +506,16 @@ def wait():
 def open_gate():
     gate.set()
 
+@app.action("later")
+async def later():
+    import asyncio
+    while not gate.is_set():
+        await asyncio.sleep(0.01)
+
+@app.background("sweep", 0.05)
+def sweep():
+    gate.wait(20)
+
 @app.listen("crowd.news")
 def news(payload):
     note("hearing")
@@ -525,8 +536,28 @@ def test_what_is_at_work_and_what_waits_is_told(bus: PrivateServer, launch: Laun
             peer.post("crowded", "wait")
         wait_for(lambda: (stats(bus, "crowded")["busy"], stats(bus, "crowded")["queued"]) == (2, 7), LIMIT)
         assert stats(bus, "crowded")["max_workers"] == 2
-        assert handler(bus, "crowded", "action", "wait")["calls"] == 0  # none has ended
+        waits = handler(bus, "crowded", "action", "wait")
+        assert (waits["calls"], waits["running"]) == (0, 1)  # none has ended
+        assert 0 <= waits["oldest"] < 600
     script.send_signal(signal.SIGTERM)
+
+
+def running(bus: PrivateServer) -> dict[str, int]:
+    return {one["name"]: one["running"] for one in stats(bus, "crowded")["handlers"]}
+
+
+def test_coroutines_and_tasks_that_have_not_ended_are_told_too(bus: PrivateServer, launch: Launcher) -> None:
+    launch.service(CROWDED, server=bus, service="crowded")
+    with Peer(bus) as peer:
+        for _ in range(3):
+            peer.post("crowded", "later")
+        expected = {"wait": 0, "open": 0, "later": 3, "crowd.news": 0, "sweep": 1}
+        wait_for(lambda: running(bus) == expected, LIMIT)
+        assert handler(bus, "crowded", "task", "sweep")["calls"] == 0
+        call(bus, "crowded", "open")
+        wait_for(lambda: handler(bus, "crowded", "task", "sweep")["calls"] > 1, LIMIT)
+        wait_for(lambda: handler(bus, "crowded", "action", "later")["running"] == 0, LIMIT)
+        assert handler(bus, "crowded", "action", "later")["oldest"] is None
 
 
 def test_what_the_process_needs_is_told(bus: PrivateServer, everything: Script) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from errno import EACCES, ECONNREFUSED
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("click")
 
+from daebus import cli
 from daebus.cli import traffic
-from daebus.cli.answers import Census
-from daebus.cli.completing import in_time
+from daebus.cli.answers import Census, is_identity
+from daebus.cli.completing import in_time, is_harmless
 from daebus.cli.description import describe
 from daebus.cli.monitor import line_of, shares
 from daebus.cli.output import visible
@@ -24,11 +26,31 @@ from daebus.cli.see import channel_table, service_table
 from daebus.cli.top import HANDLER_COLUMNS, SERVICE_COLUMNS, Watch, fitted, frame
 from daebus.cli.traffic import Redaction, Traffic, caller_of
 from daebus.cli.wording import duration, example_call, example_words, memory, signature, span
+from daebus.errors import RedisUnavailable
 from daebus.message import encode_error, encode_reply, encode_request
 from daebus.settings import RedisSettings
 
 UUID = "12345678-1234-4234-8234-123456789abc"
 PANEL = f"caller:panel-{UUID}"
+
+# --- errors ---
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"), [(EACCES, "; this user may not use it, root may: sudo daebus ..."), (ECONNREFUSED, "")]
+)
+def test_who_may_not_use_the_socket_is_told_who_may(
+    number: int, hint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def away(**_options: object) -> int:
+        error = RedisUnavailable("Redis at /run/x cannot be reached")
+        error.errno = number
+        raise error
+
+    monkeypatch.setattr(cli.commands, "main", away)
+    assert cli.main() == 3
+    assert capsys.readouterr().err == f"daebus: redis_unavailable: Redis at /run/x cannot be reached{hint}\n"
+
 
 # --- wording ---
 
@@ -104,12 +126,20 @@ def test_a_schema_becomes_a_signature(schema: object, returns: object, text: str
          ['x={"y": {"y": {"y": "text"}}}']),
         ({"properties": {"a": {"type": "string", "enum": ["5"]}, "b": {"type": "object"}}, "required": ["a", "b"]},
          ['a="5"', "b={}"]),
+        ({"type": "string", "format": ["date"]}, ['"text"']),
         ({"type": "array", "items": {"type": "boolean"}}, ["[true]"]),
         ({"type": "integer", "minimum": -5}, ["-5"]),
     ],
 )  # fmt: skip
 def test_a_schema_becomes_an_example(schema: object, words: list[str]) -> None:
     assert example_words(schema) == words
+
+
+def test_an_example_is_bounded() -> None:
+    """References may multiply: what this one asks for has 10^9 values."""
+    schema = {"type": "array", "prefixItems": [{"$ref": "#/x"}] * 1000}
+    words = example_words({**schema, "x": schema})
+    assert len(words[0]) < 100_000
 
 
 def test_an_example_can_be_pasted_into_a_shell() -> None:
@@ -184,10 +214,12 @@ def test_a_description() -> None:
     first = process(
         unit="lamp.service", file="/opt/lamp.py", redis="localhost:6379", http=["http://[::]:80"], max_workers=4,
         last_error=error, actions=[{"name": "dim", "doc": "Dim it.", "place": "lamp.py:3", "input": DIM}],
-        routes=[{"name": "GET /x", "path": "/x", "input": None}], tasks=[{"name": "beat", "interval": 0.5}],
+        routes=[{"name": "GET /x", "path": "/x", "input": None, "returns": "str"}],
+        tasks=[{"name": "beat", "interval": 0.5}],
         threads=[{"name": "loop", "running": True}], folders=[{"path": "/static"}],
+        gateway={"actions": ["dim", "door/open"], "channels": [], "publish": ["a.b"]},
     )  # fmt: skip
-    second = process(8, max_workers=5)
+    second = process(8, max_workers=5, last_error=error)
     assert describe("lamp", [first, second], 1, now=190.0) == [
         "lamp, Daebus 1.0",
         "  process    7 on kiosk, lamp.service, up 1m 15s",
@@ -199,6 +231,8 @@ def test_a_description() -> None:
         "  workers    4",
         "  last error KeyError in action dim, 1m 30s ago (process 7)",
         "             daebus logs --error-id ab12",
+        "  last error KeyError in action dim, 1m 30s ago (process 8)",
+        "             in its log under ab12",
         "  note       what follows is of process 7; 8 differ from it",
         "",
         "Actions",
@@ -208,10 +242,14 @@ def test_a_description() -> None:
         "      $ daebus call lamp dim percent=1",
         "",
         "Routes",
-        "  GET /x",
+        "  GET /x -> str",
         "",
         "Folders served",
         "  /static",
+        "",
+        "A WebSocket client, through the gateway",
+        "  calls      dim, door/open",
+        "  publishes  a.b",
         "",
         "Tasks",
         "  beat, each 0.5 s",
@@ -247,13 +285,25 @@ def handler(calls: int, errors: int, *buckets: list[float], name: str = "dim") -
     return {"kind": "action", "name": name, "calls": calls, "errors": errors, "longest": 0.5, "buckets": list(buckets)}
 
 
+@pytest.mark.parametrize("number", [float("inf"), -float("inf"), 10**400, -(10**400), 1e300])
+def test_numbers_that_nobody_can_calculate_with_are_no_answer(number: float) -> None:
+    """They are JSON: 1e999, or a whole number of thousands of digits."""
+    answer: dict[str, Any] = {"pid": 1, "host": "here", "uptime": 5.0}
+    assert is_identity(answer)
+    assert not is_identity({**answer, "uptime": number})
+    told = {**answer, "last_error": {"at": number, "type": "KeyError"}, "tasks": [{"name": "t", "interval": number}]}
+    lines = describe("lamp", [told], 0, now=1.0)
+    assert "  t, each ?" in lines
+    assert any(line.endswith("KeyError in  (process 1)") for line in lines)
+
+
 def test_rates_are_differences_by_the_process_own_clock() -> None:
     rates = Rates()
     (row,) = rates.services([Census("lamp", [stats(7, 10.0, [handler(100, 1, [0.001, 100])])], 1)])
-    assert (row["calls"], row["p50"], row["cpu"], row["busy"], row["reconnections"]) == (None, None, None, 1, 1)
+    assert (row["calls_per_s"], row["p50"], row["cpu"], row["busy"], row["reconnections"]) == (None, None, None, 1, 1)
     now = [handler(120, 2, [0.001, 109], [0.004, 11])]
     (row,) = rates.services([Census("lamp", [stats(7, 14.0, now)], 1)])
-    assert (row["calls"], row["errors"], row["p50"], row["p99"]) == (5.0, 0.25, 0.004, 0.004)
+    assert (row["calls_per_s"], row["errors_per_s"], row["p50"], row["p99"]) == (5.0, 0.25, 0.004, 0.004)
     assert row["cpu"] == pytest.approx(10.0)
 
 
@@ -262,17 +312,17 @@ def test_processes_of_a_service_are_added_and_a_new_one_counts_from_its_second_l
     rates.services([Census("lamp", [stats(7, 1.0, [handler(0, 0)])], 1)])
     looked = [stats(7, 2.0, [handler(3, 0, [0.1, 3])]), stats(8, 2.0, [handler(1000, 0, [0.1, 1000])])]
     (row,) = rates.services([Census("lamp", looked, 2)])
-    assert (row["calls"], row["max_workers"], row["memory"], row["processes"]) == (3.0, 8, 2 << 20, 2)
+    assert (row["calls_per_s"], row["max_workers"], row["memory"], row["processes"]) == (3.0, 8, 2 << 20, 2)
     looked = [stats(8, 4.0, [handler(1010, 0, [0.1, 1010])])]
     (row,) = rates.services([Census("lamp", looked, 1)])
-    assert (row["calls"], row["processes"]) == (5.0, 1)
+    assert (row["calls_per_s"], row["processes"]) == (5.0, 1)
 
 
 def test_a_restart_under_the_same_pid_has_no_negative_rates() -> None:
     rates = Rates()
     rates.services([Census("lamp", [stats(7, 100.0, [handler(50, 5, [0.1, 50])])], 1)])
     (row,) = rates.services([Census("lamp", [stats(7, 1.0, [handler(1, 0, [0.1, 1])])], 1)])
-    assert (row["calls"], row["p50"]) == (None, None)
+    assert (row["calls_per_s"], row["p50"]) == (None, None)
 
 
 def test_who_does_not_answer_comes_first_then_the_busiest() -> None:
@@ -292,7 +342,31 @@ def test_handlers_of_a_service() -> None:
     for uptime, calls in ((1.0, 10), (3.0, 20)):
         handlers = [handler(calls, 0, [0.01, calls], name="on"), handler(0, 0, name="idle"), {"kind": "broken"}]
         rows = rates.handlers(Census("lamp", [stats(7, uptime, handlers)], 1))
-    assert [(row["name"], row["calls"], row["all_calls"]) for row in rows] == [("on", 5.0, 20), ("idle", 0.0, 0)]
+    assert [(row["name"], row["calls_per_s"], row["calls"]) for row in rows] == [("on", 5.0, 20), ("idle", 0.0, 0)]
+
+
+def test_no_run_of_a_handler_is_said_to_have_taken_longer_than_its_longest() -> None:
+    rates = Rates()
+    for uptime, calls in ((1.0, 1), (2.0, 9)):
+        (row,) = rates.handlers(Census("lamp", [stats(7, uptime, [handler(calls, 0, [0.55, calls])])], 1))
+    assert (row["p50"], row["p99"], row["longest"]) == (0.5, 0.5, 0.5)
+
+
+def test_what_runs_now_is_told_with_the_oldest_of_all_processes() -> None:
+    def busy(running: int, oldest: float | None) -> dict[str, Any]:
+        return {**handler(0, 0), "running": running, "oldest": oldest}
+
+    looked = [
+        stats(7, 1.0, [busy(2, 65.5)]),
+        stats(8, 1.0, [busy(1, 3.0)]),
+        stats(9, 1.0, [busy(0, None), handler(0, 0)]),
+    ]
+    rows = Rates().handlers(Census("lamp", looked, 3))
+    assert [(row["running"], row["oldest"]) for row in rows] == [(3, 65.5)]
+    watch = watch_with(rows, "lamp")
+    assert "3, 1m 5s" in watch.table()[1]
+    rows[0].update(running=0, oldest=None)
+    assert "1m 5s" not in watch.table()[1]
 
 
 @given(st.dictionaries(st.floats(1e-6, 10), st.integers(1, 50), min_size=1), st.floats(0.01, 1.0))
@@ -537,6 +611,18 @@ def test_who_calls(channel: str, caller: str | None) -> None:
 
 
 # --- completion ---
+
+
+@pytest.mark.parametrize("name", ["lamp", "desk-lamp", "é", "display.*", "a:b@c/d,e", "[ab]?"])
+def test_names_are_offered(name: str) -> None:
+    assert is_harmless(name)
+
+
+@pytest.mark.parametrize(
+    "name", [";reboot", "a b", "$(id)", "`id`", "a|b", "a&", ">x", "<x", "'", '"', "\\", "!1", "#", "a\nb", "--redis"]
+)
+def test_names_that_a_shell_would_take_for_more_are_not(name: str) -> None:
+    assert not is_harmless(name)
 
 
 def test_a_question_that_fails_has_no_answers() -> None:

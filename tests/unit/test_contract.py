@@ -61,6 +61,24 @@ class Tree:
     children: list[Tree] = field(default_factory=list)
 
 
+@dataclass
+class Chain:
+    value: int = 0
+    following: Chain | None = None
+
+
+@dataclass
+class Both:
+    parts: list[Both | Either]
+    kind: Literal["both"] = "both"
+
+
+@dataclass
+class Either:
+    parts: list[Both | Either]
+    kind: Literal["either"] = "either"
+
+
 class Partly(TypedDict, total=False):
     must: Required[int]
     may: str
@@ -554,6 +572,103 @@ def named(data: int, topic: str) -> Any:
 
 def maybe(msg: dict[str, Any] | None, topic: str) -> Any:
     return msg, topic
+
+
+# --- what a hostile payload may cost ---
+
+
+def chain(depth: int, last: Any) -> Any:
+    payload = last
+    for _ in range(depth):
+        payload = {"following": payload}
+    return payload
+
+
+def parts(depth: int, last: Any) -> Any:
+    payload = last
+    for _ in range(depth):
+        payload = {"parts": [payload], "kind": "either"}
+    return payload
+
+
+def test_a_chain_is_checked_once_whatever_is_at_its_end() -> None:
+    """If each level were tried twice, this would never end."""
+    check = Compiler().check(Chain)
+    with pytest.raises(Wrong, match=r"following\.following' must be an object or null, not a whole number"):
+        check.call(chain(60, 5))
+    with pytest.raises(Wrong, match=r"following\.value' must be a whole number, not text"):
+        check.call(chain(60, {"value": "x"}))
+
+
+def test_members_of_a_union_that_hold_each_other_are_tried_once_at_each_place() -> None:
+    check = Compiler().check(Both | Either)
+    made = check.call(parts(60, {"parts": [], "kind": "both"}))
+    assert isinstance(made, Either)
+    with pytest.raises(Wrong, match="the payload must be an object with 'parts'"):
+        check.call(parts(60, {"parts": [], "kind": "neither"}))
+    assert check.call({"parts": []}) == Both([])  # nothing is kept of it
+
+
+def test_equal_parts_at_several_places_are_objects_of_their_own() -> None:
+    made = Compiler().check(list[Both | Either]).call([{"parts": []}, {"parts": []}])
+    assert made == [Both([]), Both([])]
+    assert made[0] is not made[1]
+
+
+def test_a_near_name_is_looked_for_only_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+
+    def look(word: str, _known: list[str], n: int) -> list[str]:
+        looked.append(word)
+        return [][:n]
+
+    monkeypatch.setattr("difflib.get_close_matches", look)
+    check = Compiler().check(list[Partly | Room])
+    assert check.call([{"name": "hall"}] * 3) == [Room("hall")] * 3
+    assert not looked
+    with pytest.raises(Wrong) as caught:
+        check.call([{"name": "hall", "colour": 1}])
+    assert (str(caught.value), looked) == ("'payload[0]' must be an object with 'must' or an object with 'name'", [])
+
+
+# --- parameters that are nobody's business ---
+
+
+def of_its_own(_cache: int = 3) -> Any:
+    return _cache
+
+
+@pytest.mark.parametrize("payload", [None, {}, {"_cache": 5}, 5, [1], {"more": 1}])
+def test_a_function_without_fields_is_called_as_ever(payload: Any) -> None:
+    assert ask(of_its_own, payload) == 3
+
+
+class Owner:
+    def keep(self, percent: int, **rest: int) -> Any:
+        return percent, rest
+
+
+def test_rest_does_not_take_the_name_of_a_methods_object() -> None:
+    assert ask(Owner().keep, {"percent": 1, "me": 2}) == (1, {"me": 2})
+    with pytest.raises(BadPayload, match="unknown field 'self'"):
+        ask(Owner().keep, {"percent": 1, "self": 2})
+
+
+def rest_alone(**rest: int) -> Any:
+    return rest
+
+
+def rest_of_old(**rest: Any) -> Any:
+    return rest
+
+
+def test_a_hint_of_rest_is_checked_also_if_there_are_no_other_fields() -> None:
+    assert ask(rest_alone, {"a": 1}) == {"a": 1}
+    assert ask(rest_alone, None) == {}
+    with pytest.raises(BadPayload, match="'a' must be a whole number, not text"):
+        ask(rest_alone, {"a": "x"})
+    assert describe(record("action", rest_alone))["input"]["additionalProperties"] == {"type": "integer"}
+    assert not has_contract("action", rest_of_old)
 
 
 def test_a_bare_dict_costs_nothing() -> None:

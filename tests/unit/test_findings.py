@@ -186,6 +186,9 @@ def test_python_and_packages() -> None:
         ({"ActiveState": "inactive"}, 10.0, 15.0, [OK]),
         ({"ActiveState": "active"}, 0.0, 15.0, [OK]),
         ({"ActiveState": "failed", "Result": "watchdog"}, 0.0, 0.0, [PROBLEM]),
+        ({"ActiveState": "activating", "NRestarts": "0"}, 0.0, 0.0, [OK]),
+        ({"ActiveState": "activating", "NRestarts": "1"}, 0.0, 0.0, [PROBLEM]),
+        ({"ActiveState": "active", "NRestarts": "5"}, 10.0, 5.0, [OK]),
         ({"ActiveState": "active", "NeedDaemonReload": "yes"}, 10.0, 15.0, [WARNING, WARNING]),
         ({"ActiveState": "failed", "Description": "Daebus service x (refused: it is too large)"}, 0.0, 0.0, [PROBLEM]),
         ({}, 0.0, 0.0, [OK]),
@@ -193,6 +196,22 @@ def test_python_and_packages() -> None:
 )
 def test_a_unit(fields: dict[str, str], started: float, changed: float, expected: list[str]) -> None:
     assert levels(findings.unit(Unit("lamp.service", fields, started, changed))) == expected
+
+
+def test_a_unit_that_was_started_anew_is_told_with_how_often() -> None:
+    def said(state: str, restarts: str, sub: str = "") -> str:
+        fields = {"ActiveState": state, "SubState": sub, "NRestarts": restarts}
+        (found,) = findings.unit(Unit("lamp.service", fields))
+        return f"{found.level}: {found.text}"
+
+    assert said("activating", "7") == "problem: it fails, and systemd starts it anew: 7 times until now"
+    assert (
+        said("activating", "0", "auto-restart")
+        == "problem: it fails, and systemd starts it anew: for the first time now"
+    )
+    assert said("activating", "0", "start") == "ok: activating"
+    assert said("active", "1") == "ok: active; it has failed, and was started anew, once until now"
+    assert said("active", "0") == "ok: active"
 
 
 def test_scripts_that_others_may_change() -> None:

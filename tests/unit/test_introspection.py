@@ -290,6 +290,7 @@ def test_an_answer_that_fits_stays_as_it_is() -> None:
         ("0::/system.slice/system-daebus.slice/daebus@lamp.service/sub\n", "daebus@lamp.service"),
         ("12:pids:/a\n1:name=systemd:/system.slice/lamp.service\n0::/\n", "lamp.service"),
         ("0::/user.slice/session-1.scope\n", None),
+        ("0::/user.slice/user-1.slice/user@1.service/app.slice/vte-spawn-1.scope\n", None),
         ("", None),
     ],
 )

@@ -73,7 +73,7 @@ def test_a_task_never_overlaps_itself(caplog: pytest.LogCaptureFixture) -> None:
     assert len(bench.begun) == 1
     assert bench.scheduler.running == ["t"]
     (task,) = bench.scheduler.tasks
-    assert (task.skipped, task.runs) == (2, 0)
+    assert (task.skipped, task.tally.runs) == (2, 0)
     assert caplog.messages == ["Background task 't' still runs; this turn is skipped"] * 2
     assert bench.run() == 1
     assert bench.scheduler.running == []
@@ -105,7 +105,7 @@ def test_a_task_that_fails_keeps_its_schedule(kind: type[BaseException], caplog:
         bench.at(seconds)
         assert bench.run() == 1
     (task,) = bench.scheduler.tasks
-    assert (task.runs, task.failures, task.running) == (2, 2, False)
+    assert (task.tally.runs, task.tally.errors, task.running) == (2, 2, False)
     assert [record.exc_info is not None for record in caplog.records] == [True], "alike, they are logged once a minute"
     assert all(message.isprintable() for message in caplog.messages)
 

@@ -1164,3 +1164,52 @@ def test_a_service_that_cannot_start_leaves_nothing_behind() -> None:
 def test_annotations() -> None:
     """The client is what the method says it returns."""
     assert isinstance(Daebus("x").test_client(), Client)
+
+
+def echoing() -> Daebus:
+    app = Daebus("app")
+    app.attach(DaebusHttp(port=8080))
+
+    @app.listen("door")
+    def heard(payload: Any) -> None:
+        if payload == "ask":
+            DaebusCaller("nobody").send_request("x")
+        raise LookupError("in the listener")
+
+    @app.action("open")
+    def opened() -> int:
+        return broadcast.send("door", {})
+
+    app.route("/open")(lambda _request: {"heard": opened()})
+    return app
+
+
+def test_a_listeners_error_is_raised_whatever_led_to_it() -> None:
+    with echoing().test_client() as client:
+        for ask in (client.call, client.request):
+            with pytest.raises(LookupError, match="in the listener"):
+                ask("open")
+        with pytest.raises(LookupError, match="in the listener"):
+            client.get("/open")
+
+
+def test_a_listeners_error_that_nobody_saw_is_raised_at_the_end() -> None:
+    app = echoing()
+    app.workflow("open")(lambda: broadcast.send("door", {}))
+    with pytest.raises(LookupError, match="in the listener"), app.test_client() as client:
+        client.workflow("open")
+    with app.test_client(propagate=False) as client:
+        client.call("open")
+
+
+def test_a_listener_that_finds_a_service_missing_has_failed() -> None:
+    with echoing().test_client() as client, pytest.raises(ServiceUnavailable, match="nobody"):
+        client.publish("door", "ask")
+
+
+def test_the_hundredth_error_is_raised_as_the_first() -> None:
+    """The log of a service shows tracebacks until there are too many at once."""
+    with echoing().test_client() as client:
+        for _ in range(100):
+            with pytest.raises(LookupError):
+                client.publish("door", {})

@@ -154,6 +154,29 @@ def test_entries_that_name_each_other_end_somewhere() -> None:
     assert len(trace.roots) > 2000 // (DEEPEST + 2)
 
 
+def test_entries_that_are_all_alike_cost_no_more_than_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of a workflow are, or what somebody has forged."""
+    looks = 0
+
+    def holds(span: Span, moment: float) -> bool:
+        nonlocal looks
+        looks += 1
+        return span.began <= moment <= span.ended
+
+    monkeypatch.setattr(Span, "holds", holds)
+    calls = [ended("panel", "same", number, 1, daebus_parent="same", daebus_caller="panel") for number in range(2000)]
+    made = trace_of("t", calls)
+    assert sum(1 for _ in shown(made, False)) == 2001
+    assert looks < 500_000
+
+
+def test_a_line_is_of_the_call_that_began_nearest_before_or_after_it() -> None:
+    calls = [ended("panel", "same", number * 100.0, 10) for number in (2, 0, 1, 3)]
+    lines = [entry("panel", "same", at=at + 1, ms=1, MESSAGE=str(at)) for at in (0.0, 140.0, 160.0, 500.0)]
+    roots = trace_of("t", [*lines, *calls]).roots
+    assert [[line.text for line in root.lines] for root in roots] == [["0.0"], ["140.0"], ["160.0"], ["500.0"]]
+
+
 def test_only_the_first_traceback_of_a_chain_of_errors_is_shown() -> None:
     below = entry(
         "b", "2", at=3, ms=2, daebus_caller="a", daebus_error_id="e" * 12, message="b failed\n  | why\n  | End"
