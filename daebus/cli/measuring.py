@@ -78,7 +78,7 @@ class Run:
             "rate": round(self.rate, 1),
             "p50": _rounded(tally.within(0.5)),
             "p99": _rounded(tally.within(0.99)),
-            "max": _rounded(tally.longest if tally.calls else None),
+            "longest": _rounded(tally.longest if tally.calls else None),
             "errors": dict(sorted(tally.errors.items())),
         }
 
@@ -90,8 +90,8 @@ class Run:
         return [self.callers, tally.calls, f"{self.rate:,.0f}", *map(_milliseconds, times), errors or None]
 
 
-TITLES = ("CALLERS", "CALLS", "CALLS/S", "P50", "P99", "MAX", "ERRORS")
-NUMBERS = "CALLERS CALLS CALLS/S P50 P99 MAX"
+TITLES = ("CALLERS", "CALLS", "CALLS/S", "P50", "P99", "LONGEST", "ERRORS")
+NUMBERS = "CALLERS CALLS CALLS/S P50 P99 LONGEST"
 """Those of the titles whose cells stand at the right."""
 
 

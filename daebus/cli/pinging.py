@@ -61,8 +61,8 @@ class Pinger:
 
 def summary(times: dict[str, list[float | None]]) -> list[str]:
     """Return the table that ends several rounds."""
-    return table(("SERVICE", "SENT", "LOST", "LEAST", "MEAN", "MOST"), list(map(_summed, times.items())),
-                 right="SENT LOST LEAST MEAN MOST")  # fmt: skip
+    return table(("SERVICE", "SENT", "LOST", "SHORTEST", "MEAN", "LONGEST"), list(map(_summed, times.items())),
+                 right="SENT LOST SHORTEST MEAN LONGEST")  # fmt: skip
 
 
 def _summed(entry: tuple[str, list[float | None]]) -> tuple[object, ...]:

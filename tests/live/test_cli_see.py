@@ -206,7 +206,7 @@ def test_signs_of_life(command: Command, lamp: Script) -> None:
     assert (done.returncode, done.stderr) == (3, "")
     lines = done.stdout.splitlines()
     assert lines[1] == lines[3] == "nobody  not there"
-    assert lines[5].split() == ["SERVICE", "SENT", "LOST", "LEAST", "MEAN", "MOST"]
+    assert lines[5].split() == ["SERVICE", "SENT", "LOST", "SHORTEST", "MEAN", "LONGEST"]
     assert lines[7].split() == ["nobody", "2", "2", "-", "-", "-"]
     entry = json.loads(command.output("ping", "lamp", "--json", *PATIENT))
     assert (entry["service"], entry["pid"]) == ("lamp", lamp.pid)

@@ -24,7 +24,7 @@ def test_nothing_was_answered() -> None:
     tally.failed("timeout")
     assert (tally.within(0.5), tally.calls, tally.errors) == (None, 0, {"timeout": 1})
     assert Run(1, 0.0, tally).as_json() == {
-        "callers": 1, "seconds": 0.0, "calls": 0, "rate": 0.0, "p50": None, "p99": None, "max": None,
+        "callers": 1, "seconds": 0.0, "calls": 0, "rate": 0.0, "p50": None, "p99": None, "longest": None,
         "errors": {"timeout": 1},
     }  # fmt: skip
 
@@ -63,7 +63,7 @@ def test_a_table_for_a_person() -> None:
     broken = Tally()
     broken.failed("busy")
     assert table(TITLES, rows([Run(1, 2.0, tally_of(0.001, 0.0024)), Run(12, 2.0, broken)]), NUMBERS) == [
-        "CALLERS  CALLS  CALLS/S      P50      P99      MAX  ERRORS",
+        "CALLERS  CALLS  CALLS/S      P50      P99  LONGEST  ERRORS",
         "      1      2        1  1.00 ms  2.40 ms  2.40 ms  -",
         "     12      0        0        -        -        -  busy: 1",
     ]
