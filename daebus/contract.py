@@ -17,7 +17,7 @@ from .hints import (
     Field,
     Unsupported,
     Wrong,
-    hints_of,
+    hint_in,
     holds_a_payload,
     in_words,
     is_container,
@@ -85,9 +85,9 @@ class _Parts:
         self.names: tuple[str, ...] = record.subject or () if record.kind == "route" else ()
         self.found = parameters(record.function) or []
         self._of_json, self._of_text = Compiler(), Compiler(text=True)
-        self._hints = self._resolved()
         self.rest = rest_of(record.function)
         self.rest_asks = rest_asks(record.kind, record.function)
+        self._hints = self._resolved()
         self.roles = self._sorted()
         self.positional = self._by_position()
 
@@ -108,11 +108,10 @@ class _Parts:
     def _resolved(self) -> dict[str, Any]:
         inner = innermost(self.record.function)
         names = {one.name: one.hint for one in self.found if self._has_meaning(one)}
-        rest = rest_of(self.record.function)
-        if rest is not None and rest in hints_as_written(inner):
-            names[rest] = hints_as_written(inner)[rest]
+        if self.rest is not None and self.rest in hints_as_written(inner):
+            names[self.rest] = hints_as_written(inner)[self.rest]
         scope = getattr(inner, "__globals__", {})
-        return {name: self._read(name, partial(_hint, name, hint, scope)) for name, hint in names.items()}
+        return {name: self._read(name, partial(hint_in, scope, hint)) for name, hint in names.items()}
 
     def _has_meaning(self, one: Parameter) -> bool:
         """Whether a parameter has a hint that says something of the payload or of the path."""
@@ -242,10 +241,6 @@ def _takes_names(layer: Any) -> bool:
     """Whether what stands around a function passes on arguments by name."""
     code = getattr(layer, "__code__", None)
     return code is None or bool(code.co_flags & KEYWORDS) or not code.co_flags & VARIABLE
-
-
-def _hint(name: str, hint: Any, scope: dict[str, Any]) -> Any:
-    return hints_of(None, scope, {name: hint})[name]
 
 
 def _default(one: Parameter) -> Any:

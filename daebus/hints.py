@@ -14,6 +14,8 @@ from contextvars import ContextVar
 from dataclasses import MISSING, InitVar, fields, is_dataclass
 from functools import partial
 
+from .names import did_you_mean
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -448,14 +450,10 @@ def unknown(key: str, known: list[str]) -> Wrong:
 
 
 def _known_in_words(key: str, known: list[str]) -> str:
-    from difflib import get_close_matches
-
-    near = get_close_matches(key[:200], known, n=1)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    if 0 < len(known) <= LISTED:
+    hint = did_you_mean(key, known)
+    if not hint and 0 < len(known) <= LISTED:
         return f"; there {'is' if len(known) == 1 else 'are'} {listed([repr(name) for name in known])}"
-    return ""
+    return hint
 
 
 def _take_extra(value: dict[str, Any], known: list[str], extra: Extra | None, taken: dict[str, Any]) -> None:
@@ -712,13 +710,15 @@ def _origins(hint: Any) -> list[Any]:
     return found
 
 
-def hints_of(thing: Any, scope: Mapping[str, Any] | None = None, names: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the hints of a class, or those of `names` read in the global names `scope`. Raises `Unsupported`."""
+def hint_in(scope: Mapping[str, Any], hint: Any) -> Any:
+    """Return a hint, which may be written as text, read with these global names. Raises `Unsupported`."""
+    return hints_of(types.SimpleNamespace(__annotations__={"": hint}), dict(scope))[""]
+
+
+def hints_of(thing: Any, scope: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the hints of a class. Raises `Unsupported`."""
     try:
-        if names is not None:
-            thing = types.SimpleNamespace(__annotations__=names)
-            return typing.get_type_hints(thing, dict(scope or {}), include_extras=True)
-        return typing.get_type_hints(thing, include_extras=True)
+        return typing.get_type_hints(thing, scope, include_extras=True)
     except NameError as error:
         text = f"the name {error.name!r} is not known where the module runs: import it there, and not for type checkers"
         raise Unsupported(f"{text} alone; a class must stand at the top of its module") from None
@@ -739,8 +739,3 @@ def in_words(hint: Any) -> str:
         return "None"
     plain = isinstance(hint, type) and typing.get_origin(hint) is None
     return hint.__qualname__.rpartition("<locals>.")[2] if plain else str(hint).replace("typing.", "")
-
-
-def compiled(hint: Any) -> tuple[Check, Check]:
-    """Return the checks of a hint: for values of JSON, and for values that come as text. Raises `Unsupported`."""
-    return Compiler().check(hint), Compiler(text=True).check(hint)

@@ -15,7 +15,7 @@ from .errors import BadMessage, Busy, DaebusError, UnknownAction
 from .jsontext import loads
 from .log import one_line
 from .message import address, check_size, encode_error, read_request
-from .names import RESERVED, shown
+from .names import RESERVED, did_you_mean, shown
 from .pubsub import PubSubResponse
 
 TYPE_CHECKING = False
@@ -201,10 +201,7 @@ class Inbox:
         response.error(UnknownAction(text))
 
     def _hint(self, action: str) -> str:
-        from difflib import get_close_matches
-
-        near = get_close_matches(action[:200], self._actions, n=1) if not action.startswith(RESERVED) else []
-        return f"; did you mean {near[0]!r}?" if near else ""
+        return "" if action.startswith(RESERVED) else did_you_mean(action, self._actions)
 
     # --- listened messages ---
 

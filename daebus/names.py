@@ -8,12 +8,17 @@ from functools import lru_cache
 
 from .errors import ConfigurationError, DeclarationError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 SERVICE_RULE = (
     "a service name has 1 to 64 characters, letters, digits, '.', '_' or '-', begins with a letter or a digit, "
     "and does not end in '.responses' or '.workflows'"
 )
 RESERVED = "$daebus."  # actions that every service answers by itself
-PROBE = f"{RESERVED}probe"  # of them, the one by which a watchdog sees that requests are answered
+PING, INFO, STATS = f"{RESERVED}ping", f"{RESERVED}info", f"{RESERVED}stats"  # of them, what a service says of itself
+PROBE = f"{RESERVED}probe"  # and the one by which a watchdog sees that requests are answered
 MARKER = ".$daebus"  # ends the channel to which every service subscribes so that it is found; nobody publishes there
 
 _service = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
@@ -23,6 +28,14 @@ _reply = re.compile(r"caller:[A-Za-z0-9_.:@-]{1,200}", re.ASCII)
 def is_service(name: object) -> bool:
     """Say whether this can be the name of a service."""
     return isinstance(name, str) and bool(_service.fullmatch(name)) and not name.endswith((".responses", ".workflows"))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence about a name that nobody knows: the known one that is most like it, or nothing."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name[:200], known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def check_service(name: object) -> str:

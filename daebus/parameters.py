@@ -129,7 +129,7 @@ def is_anything(hint: Any) -> bool:
 
 
 def _is_unchecked(hint: Any) -> bool:
-    """Whether a hint is one that handlers have always had at their payload, and that asks for no check."""
+    """Whether a hint at a payload asks for no check, or there is none."""
     return _is_one_of(hint, _UNCHECKED, (NOTHING, object, dict, list))
 
 
@@ -164,7 +164,7 @@ def has_contract(kind: str, function: Callable[..., Any], path: str = "", names:
         return False
     if kind in POSITIONAL:
         begins_with_door = bool(found) and found[0].name in OWN[kind]
-        return not all(_is_of_old(kind, one, begins_with_door) for one in found)
+        return not all(_is_as_given(kind, one, begins_with_door) for one in found)
     if kind == "route":
         return any(_asks_in_route(one, path, names or ()) for one in found)
     return rest_asks(kind, function) or any((one.hinted and not one.own) or _is_whole(one) for one in found)
@@ -187,8 +187,8 @@ def _is_whole(one: Parameter) -> bool:
     return one.name in WHOLE and not one.own
 
 
-def _is_of_old(kind: str, one: Parameter, begins_with_door: bool) -> bool:
-    """Whether a parameter of a listener or socket handler is what it was before there were contracts."""
+def _is_as_given(kind: str, one: Parameter, begins_with_door: bool) -> bool:
+    """Whether a parameter of a listener or socket handler takes what its door gives as it comes."""
     if one.own or one.name in OWN[kind]:
         return True
     if one.place is None:

@@ -37,12 +37,19 @@ _VARIABLE = 0x04  # inspect.CO_VARARGS: the function has *args
 _NOT_PLAIN = 0x20 | 0x80 | 0x200  # inspect.CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR
 
 
+def place_of(function: Callable[..., Any]) -> str:
+    """Return where a function stands, below its decorators, as `file:line`."""
+    code = getattr(innermost(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)
+
+
 def _check_arguments(kind: str, name: str, function: Callable[..., Any]) -> None:
     """Refuse a function that cannot be called as this kind of handler is."""
     code = getattr(function, "__code__", None)
     if code is not None and kind in _PLAIN_ONLY and code.co_flags & _NOT_PLAIN:
-        place = f"{code.co_filename}:{code.co_firstlineno}"
-        raise DeclarationError(f"the {kind} function at {place} must be a plain function: no async, no yield")
+        raise DeclarationError(
+            f"the {kind} function at {place_of(function)} must be a plain function: no async, no yield"
+        )
     if code is None or kind not in _ARGUMENTS:
         return  # a partial or an object with __call__: that shows when it is called
     most = int(code.co_argcount) - (getattr(function, "__self__", None) is not None)
@@ -50,17 +57,14 @@ def _check_arguments(kind: str, name: str, function: Callable[..., Any]) -> None
     given, sentence = _ARGUMENTS[kind]
     enough = given <= most or code.co_flags & _VARIABLE
     if not enough or least > given + (kind in _OPTIONAL_ARGUMENT):
-        place = f"{code.co_filename}:{code.co_firstlineno}"
-        raise DeclarationError(f"the {kind} handler {name!r} ({place}) must be a function that {sentence}")
+        raise DeclarationError(f"the {kind} handler {name!r} ({place_of(function)}) must be a function that {sentence}")
 
 
 def _check_contract(kind: str, name: str, function: Callable[..., Any], names: tuple[str, ...]) -> None:
     """Refuse a function with typed parameters that does not say of each what it takes."""
     wrong = misfit(kind, function, names)
     if wrong is not None:
-        code: Any = getattr(innermost(function), "__code__", None)
-        place = f"{code.co_filename}:{code.co_firstlineno}"
-        raise DeclarationError(f"the {kind} handler {name!r} ({place}) {wrong}")
+        raise DeclarationError(f"the {kind} handler {name!r} ({place_of(function)}) {wrong}")
 
 
 class Record:
@@ -119,11 +123,10 @@ class Record:
 
     @property
     def place(self) -> str:
-        """Where the function stands, below its decorators, as `file:line`."""
+        """Where the function stands, as `file:line`."""
         if self.kind == "static":
             return str(self.subject["place"])
-        code = getattr(innermost(self.function), "__code__", None)
-        return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(self.function)
+        return place_of(self.function)
 
 
 class Registry:
@@ -411,8 +414,7 @@ def route_arguments(name: str, function: Callable[..., Any], names: tuple[str, .
         optional -= 1
     required_by_name = code.co_kwonlyargcount - len(getattr(inner, "__kwdefaults__", None) or ())
     if set(arguments) - {None} != set(names) or required_by_name > 0:
-        place = f"{code.co_filename}:{code.co_firstlineno}"
-        expected = ", ".join(["req", *names])
+        expected, place = ", ".join(["req", *names]), place_of(function)
         raise DeclarationError(f"the route handler {name!r} ({place}) must be a function of the arguments ({expected})")
     return tuple(arguments)
 

@@ -27,7 +27,7 @@ from .hooks import hooks_of
 from .inbox import Inbox
 from .liaison import Liaison, Reload, sentence
 from .log import LAST, logger, one_line
-from .names import PROBE, RESERVED
+from .names import INFO, PING, PROBE, RESERVED, STATS
 from .scheduler import Scheduler
 from .systemd import Notifier, offered_sockets, share_out
 from .target import clock_id
@@ -159,7 +159,7 @@ class Service:
         """Tell the bus what to subscribe to, and where that is planned."""
         registry, bus = self._registry, self.bus
         reserved: dict[str, Callable[[PubSubRequest], Any]] = {claim.ACTION: self._answer_claim, PROBE: _not_ours}
-        reserved |= {f"{RESERVED}{what}": partial(self._tell, what) for what in ("ping", "info", "stats")}
+        reserved |= {name: partial(self._tell, name.removeprefix(RESERVED)) for name in (PING, INFO, STATS)}
         inbox = Inbox(self.dispatcher, bus, reserved, clock_id(), share.mine if share else None, self._flush_answer)
         workflows = Workflows(registry.records("workflow"), inbox)
         if workflows.declared:

@@ -51,7 +51,7 @@ class Work:
     )
 
     def __init__(self, record: Record) -> None:
-        self.kind = record.kind
+        self.kind = "channel" if record.kind == "listen" else record.kind  # as readers of figures know it
         self.name = record.name
         contract = record.contract
         self.function: Callable[..., Any] = record.function if contract is None else contract.call

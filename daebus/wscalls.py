@@ -15,7 +15,7 @@ from .jsontext import loads
 from .link import new_id
 from .log import one_line
 from .names import shown
-from .registry import Record
+from .registry import Record, place_of
 from .work import Work
 from .wsexchange import Sent, WebSocketRequest, WebSocketResponse, answer_frame
 from .wsframes import load
@@ -51,7 +51,7 @@ def wanted(function: Callable[..., Any], alone: str) -> tuple[str, ...]:
     parameters = code.co_varnames[bound : code.co_argcount]
     required = len(parameters) - len(getattr(function, "__defaults__", None) or ())
     if required > 2:
-        place = f"{code.co_filename}:{code.co_firstlineno}"
+        place = place_of(function)
         raise DeclarationError(f"the handler at {place} must be a function of (data, client_id), or of less")
     default = (alone,) if len(parameters) == 1 else (DATA, CLIENT)
     meant = tuple([_MEANINGS.get(name, usual) for name, usual in zip(parameters, default, strict=False)])

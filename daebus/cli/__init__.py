@@ -14,6 +14,7 @@ import click
 
 from .. import __version__
 from ..errors import ConfigurationError, DaebusError, RedisUnavailable, RequestTimeout, ServiceUnavailable
+from ..names import did_you_mean
 from .output import drop_output, open_descriptors, tell
 
 TYPE_CHECKING = False
@@ -102,11 +103,7 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches
-
-            near = get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise click.UsageError(f"there is no command {args[0]!r}{hint}", ctx)
+            raise click.UsageError(f"there is no command {args[0]!r}{did_you_mean(args[0], COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..names import STATS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -10,8 +12,6 @@ if TYPE_CHECKING:
     from ..settings import RedisSettings
 
     Answer = dict[str, Any]
-
-PING, INFO, STATS = "$daebus.ping", "$daebus.info", "$daebus.stats"
 
 ANSWER_LIMIT = 1.0
 """Seconds that services have for their answer; a live one takes milliseconds."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..names import MARKER
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -9,7 +11,6 @@ if TYPE_CHECKING:
     from ..settings import RedisSettings
 
 NOT_OURS = ("caller:", "workflow:", "__")
-MARKER = ".$daebus"
 AT_ONCE = 500
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 STOP_SECONDS = 12.0
 """A service ends within 10 s of SIGTERM even if one of its handlers never does."""
 
+SLOW_SECONDS = 1.0
+"""After so long it is said that somebody waits."""
+
 LONGEST_LINE = 65536
 NOT_FOR_CHILDREN = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 """Variables by which systemd speaks to us, if it has started us."""
@@ -79,6 +82,7 @@ class Child:
         self.ended = os.pidfd_open(self._process.pid)
         self.lines = Lines()
         self.deadline: float | None = None  # when it is killed, once it was told to stop
+        self.slow_at: float | None = None  # when it is said that it is waited for, unless that is said
 
     def read(self) -> bytes | None:
         """Return what it has said; empty at the end, None when there is nothing now."""
@@ -91,6 +95,7 @@ class Child:
         """Ask it to end."""
         if self.deadline is None:
             self.deadline = monotonic() + STOP_SECONDS
+            self.slow_at = monotonic() + SLOW_SECONDS
             signal.pidfd_send_signal(self.ended, signal.SIGTERM)  # Popen's would take leave of one that has ended
 
     def kill(self) -> None:

@@ -85,7 +85,8 @@ def _services(settings: RedisSettings) -> list[str]:
 
 
 def _handlers(context: click.Context, sections: tuple[str, ...]) -> list[str]:
-    from .answers import INFO, census, records
+    from ..names import INFO
+    from .answers import census, records
 
     service = context.params.get("service")
     if not isinstance(service, str):

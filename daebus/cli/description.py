@@ -6,6 +6,7 @@ from time import time
 
 import click
 
+from ..names import did_you_mean
 from .answers import SECTIONS, gateway, number, records, text
 from .output import visible
 from .wording import UNKNOWN, count, example_call, signature, span
@@ -173,11 +174,7 @@ def find_handlers(service: str, process: Answer, wanted: str) -> list[Answer]:
 
 
 def _near(process: Answer, wanted: str) -> str:
-    from difflib import get_close_matches
-
-    names = [record["name"] for section in SECTIONS for record in records(process, section)]
-    near = get_close_matches(wanted, names, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return did_you_mean(wanted, [record["name"] for section in SECTIONS for record in records(process, section)])
 
 
 def described_handlers(service: str, found: list[Answer]) -> list[str]:

@@ -154,6 +154,7 @@ class Supervisor:
         while any(runner.child for runner in self._runners) or (self._reload and not self._stopping):
             for key, _events in self._selector.select(self._patience(next_look)):
                 self._serve(key)
+            self._tell_of_slow()
             self._kill_late()
             if self._reload and not self._stopping and monotonic() >= next_look:
                 next_look = monotonic() + self._look()
@@ -169,7 +170,8 @@ class Supervisor:
         self._selector.close()
 
     def _patience(self, next_look: float) -> float | None:
-        times = [runner.child.deadline for runner in self._runners if runner.child and runner.child.deadline]
+        children = [runner.child for runner in self._runners if runner.child is not None]
+        times = [when for child in children if (when := child.slow_at or child.deadline) is not None]
         if self._reload and not self._stopping:
             times.append(next_look)
         return max(0.0, min(times) - monotonic()) if times else None
@@ -206,6 +208,16 @@ class Supervisor:
         for runner in self._runners:
             if runner.child is not None:
                 runner.child.kill()
+
+    def _tell_of_slow(self) -> None:
+        """Say who is waited for: a handler that hangs, say, holds up its service's end."""
+        for runner in self._runners:
+            child = runner.child
+            if child is not None and child.slow_at is not None and monotonic() >= child.slow_at:
+                child.slow_at = None
+                kills = "; Ctrl-C again kills it" if self._stopping else ""
+                limit = f"{STOP_SECONDS:g} s at most{kills}"
+                tell(f"daebus: waiting for {runner.name}, which still does something, {limit}")
 
     def _kill_late(self) -> None:
         for runner in self._runners:

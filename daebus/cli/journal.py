@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from math import isfinite
+from time import localtime, strftime
 
 import click
 
@@ -43,6 +44,12 @@ WORDS_LIMIT = 2000
 _MAY_NOT = re.compile(r"insufficient permissions|not seeing messages from other users|Permission denied", re.I)
 _NO_FILES = re.compile(r"No journal files were (found|opened)", re.I)
 _USAGE = re.compile(r"failed to parse|unknown|invalid|compil|bad pattern|not supported|unrecognized", re.I)
+
+LEVELS = ("CRITICAL", "CRITICAL", "CRITICAL", "ERROR", "WARNING", "NOTICE", "INFO", "DEBUG")
+COLOURS = ("31;1", "31;1", "31;1", "31", "33", "", "", "2")
+"""How the priorities of syslog, 0 to 7, are called and shown."""
+
+DAY = "%Y-%m-%d"
 
 NO_RIGHT = (
     "this user may not read the journal of services: use sudo, or `sudo adduser NAME systemd-journal` and log in again"
@@ -160,6 +167,24 @@ def name_in(entry: dict[str, Any]) -> str:
     unit = text_in(entry, "_SYSTEMD_UNIT")
     stem = unit.removesuffix(".service").removeprefix("daebus@") if unit.endswith(".service") else ""
     return text_in(entry, "DAEBUS_SERVICE") or stem or text_in(entry, "SYSLOG_IDENTIFIER") or "?"
+
+
+def priority_of(entry: dict[str, Any]) -> int:
+    """Return syslog's priority of an entry, 0 to 7; one without counts as 6."""
+    found = number_in(entry, "PRIORITY")
+    return int(found) if found is not None and 0 <= found <= 7 else 6
+
+
+def time_of(entry: dict[str, Any], today: str = "") -> str:
+    """Return the local time of an entry, with the day if that is another one than today."""
+    found = number_in(entry, "_SOURCE_REALTIME_TIMESTAMP", "__REALTIME_TIMESTAMP")
+    seconds, microseconds = divmod(int(found or 0), 1_000_000)
+    try:
+        when = localtime(seconds)
+    except (ValueError, OverflowError, OSError):
+        return "?"
+    clock, day = f"{strftime('%H:%M:%S', when)}.{microseconds // 1000:03}", strftime(DAY, when)
+    return clock if day == today else f"{day} {clock}"
 
 
 def service_names() -> list[str]:

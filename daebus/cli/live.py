@@ -9,6 +9,7 @@ from ..census import ask, find
 from ..client import DaebusCaller
 from ..errors import ConfigurationError, DaebusError, ServiceUnavailable
 from ..hub import publish
+from ..names import INFO
 from ..target import NO_FIELDS, check_channel_to_publish
 from .output import one_line, tell
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from ..settings import RedisSettings
 
-INFO = "$daebus.info"
 INFO_SECONDS = 0.5
 """How long a service may take to say what it has: whoever presses TAB waits for it."""
 

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import os
-from time import localtime, strftime
+from time import strftime
 
 import click
 
 from ..errors import ServiceUnavailable
 from .arguments import json_option
-from .journal import entries, entry_of, lines, name_in, number_in, service_names, text_in
+from .journal import (
+    COLOURS,
+    DAY,
+    LEVELS,
+    entries,
+    entry_of,
+    lines,
+    name_in,
+    priority_of,
+    service_names,
+    text_in,
+    time_of,
+)
 from .output import say, tell, visible
 from .screen import DIM, in_colour, painted
 
@@ -24,10 +36,7 @@ LAST_LINES = 50
 MOST_SERVICES = 200
 """Services whose entries are shown together: each is asked about, and any program may write such names."""
 
-LEVELS = ("CRITICAL", "CRITICAL", "CRITICAL", "ERROR", "WARNING", "NOTICE", "INFO", "DEBUG")
-COLOURS = ("31;1", "31;1", "31;1", "31", "33", "", "", "2")
 SCRIPTS = "/opt/daebus"
-DAY = "%Y-%m-%d"
 
 
 @click.command(
@@ -163,21 +172,3 @@ def lines_for(entry: dict[str, Any], today: str, coloured: bool) -> list[str]:
     shown = [f"{LEVELS[level]:<8} {visible(first)}", *(f"    {visible(line)}" for line in rest)]
     first, *rest = (painted(line, COLOURS[level], coloured) for line in shown)
     return [f"{painted(head, DIM, coloured)} {first}", *rest]
-
-
-def priority_of(entry: dict[str, Any]) -> int:
-    """Return syslog's priority of an entry, 0 to 7; one without counts as 6."""
-    found = number_in(entry, "PRIORITY")
-    return int(found) if found is not None and 0 <= found <= 7 else 6
-
-
-def time_of(entry: dict[str, Any], today: str = "") -> str:
-    """Return the local time of an entry, with the day if that is another one than today."""
-    found = number_in(entry, "_SOURCE_REALTIME_TIMESTAMP", "__REALTIME_TIMESTAMP")
-    seconds, microseconds = divmod(int(found or 0), 1_000_000)
-    try:
-        when = localtime(seconds)
-    except (ValueError, OverflowError, OSError):
-        return "?"
-    clock, day = f"{strftime('%H:%M:%S', when)}.{microseconds // 1000:03}", strftime(DAY, when)
-    return clock if day == today else f"{day} {clock}"

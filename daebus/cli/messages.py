@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from time import sleep
-
 import click
 
 from .. import __version__
 from ..client import DaebusCaller
 from ..context import current
-from ..errors import RedisRefused, RedisUnavailable
 from ..hub import publish
 from ..names import new_trace
-from ..schedule import backoff
 from ..settings import RedisSettings
-from ..subscription import Subscription
 from ..target import NO_FIELDS, check_channel_to_publish
 from .arguments import payload_of, redis_option
 from .completing import complete_actions, complete_channels, complete_services
-from .output import check_reader, for_reader, one_line, say, tell, text_of, visible
+from .hearing import messages
+from .output import for_reader, one_line, say, tell, text_of, visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
-
-RETRY_FIRST, RETRY_LONGEST = 0.05, 1.0
-"""Seconds between two attempts to reach a Redis that has gone away."""
 
 
 @click.command(short_help="Call an action of a service.", epilog="Example: daebus call lamp dim percent=40 room=hall")
@@ -114,40 +106,3 @@ def sub(channels: tuple[str, ...], count: int | None, settings: RedisSettings) -
 def version() -> None:
     """Print the version of Daebus."""
     say(__version__)
-
-
-# --- listening ---
-
-
-def messages(settings: RedisSettings, names: list[str]) -> Iterator[list[tuple[bytes, bytes]]]:
-    """Yield what is heard, as it comes: nothing every now and then. When Redis goes away later on, the person is told,
-    and it is tried until it is back."""
-    subscription = Subscription(settings, names)
-    subscription.open()
-    try:
-        while True:
-            try:
-                heard = subscription.receive()
-            except RedisUnavailable as error:
-                tell(f"daebus: {error.code}: {error}; trying again")
-                _open_again(subscription)
-                tell(f"daebus: Redis at {settings} is back; what was published meanwhile was not heard")
-                continue
-            check_reader()
-            yield heard
-    finally:
-        subscription.close()
-
-
-def _open_again(subscription: Subscription) -> None:
-    attempt = 0
-    while True:
-        try:
-            subscription.open()
-            return
-        except RedisRefused:
-            raise
-        except RedisUnavailable:
-            attempt += 1
-            check_reader()
-            sleep(backoff(attempt, RETRY_FIRST, RETRY_LONGEST))

@@ -9,6 +9,7 @@ import click
 from ..errors import RedisRefused
 from .arguments import json_option, redis_option
 from .completing import complete_services
+from .hearing import messages
 from .output import one_line, say, tell, visible
 from .screen import BOLD, DIM, GREEN, PLAIN, RED, YELLOW, columns_of, cut, in_colour, is_screen, painted_parts, size
 from .traffic import Redaction, Traffic
@@ -71,8 +72,6 @@ def _events(settings: RedisSettings, services: tuple[str, ...], traffic: Traffic
 
 
 def _events_of(settings: RedisSettings, names: list[str], traffic: Traffic) -> Iterator[Event]:
-    from .messages import messages
-
     for batch in messages(settings, names):
         at, now = time(), monotonic()
         for channel, data in batch:

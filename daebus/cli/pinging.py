@@ -7,7 +7,8 @@ from time import monotonic, perf_counter, sleep
 from ..client import DaebusCaller
 from ..errors import RequestTimeout, ServiceUnavailable
 from ..hub import command_now
-from .answers import PING, is_identity
+from ..names import PING
+from .answers import is_identity
 from .output import table, visible
 from .wording import duration
 

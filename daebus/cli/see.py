@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from ..errors import RequestTimeout, ServiceUnavailable
-from .answers import ANSWER_LIMIT, INFO, SECTIONS, STATS, census, gateway, nobody, records, text
+from ..names import INFO, STATS, did_you_mean
+from .answers import ANSWER_LIMIT, SECTIONS, census, gateway, nobody, records, text
 from .arguments import json_option, redis_option
 from .completing import complete_handlers, complete_services
 from .output import one_line, say, table, tell
@@ -179,12 +180,9 @@ def _check_there(found: Census, settings: RedisSettings, limit: float) -> None:
 
 
 def _near(found: Census, settings: RedisSettings) -> str:
-    from difflib import get_close_matches
-
     from ..census import find
 
-    near = get_close_matches(found.name, find(settings), n=1)
-    return f"; did you mean {near[0]!r}?" if near else "; `daebus ls` lists those that are"
+    return did_you_mean(found.name, find(settings)) or "; `daebus ls` lists those that are"
 
 
 # --- ping ---

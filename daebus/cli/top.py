@@ -7,7 +7,8 @@ from time import localtime, monotonic, sleep, strftime
 import click
 
 from ..errors import RedisRefused, RedisUnavailable, ServiceUnavailable
-from .answers import STATS, Census, census
+from ..names import STATS
+from .answers import Census, census
 from .arguments import json_option, redis_option
 from .completing import complete_services
 from .output import check_reader, one_line, say, table, tell, visible

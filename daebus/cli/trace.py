@@ -6,8 +6,7 @@ import click
 
 from ..names import new_trace
 from .arguments import json_option
-from .journal import entries
-from .logs import time_of
+from .journal import entries, time_of
 from .output import one_line, say, tell, visible
 from .screen import in_colour
 from .tree import described, shown, trace_of, traces_in

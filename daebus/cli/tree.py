@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 
-from .journal import name_in, number_in, text_in
-from .logs import COLOURS, LEVELS, priority_of
+from .journal import COLOURS, LEVELS, name_in, number_in, priority_of, text_in
 from .output import visible
 from .screen import RED, painted
 

@@ -156,7 +156,9 @@ def test_one_that_does_not_end_is_killed_at_the_second_signal(shared_redis: Priv
         it.until("deaf | up\n")
         it.send_signal(signal.SIGINT)
         it.until("deaf | no\n")
+        it.until("daebus: waiting for deaf, which still does something, 12 s at most; Ctrl-C again kills it\n")
         assert it.stop(signal.SIGINT) == 137
+        assert it.count("daebus: waiting for ") == 1
 
 
 def test_what_a_service_started_ends_with_it(lamp: Path, shared_redis: PrivateServer) -> None:

@@ -486,7 +486,7 @@ def test_every_door_counts(bus: PrivateServer, everything: Script) -> None:
         assert stats(bus, "everything")["clients"] == 1
         assert stats(bus, "everything")["connections"] >= 1
     runs = [
-        ("listen", "news.*"), ("workflow", "greet"), ("route", "GET /things/<int:n>"),
+        ("channel", "news.*"), ("workflow", "greet"), ("route", "GET /things/<int:n>"),
         ("route", "POST /things/<int:n>"), ("folder", "/files/"), ("socket", "echo"),
     ]  # fmt: skip
     for run in runs:

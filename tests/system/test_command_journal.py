@@ -181,7 +181,7 @@ def test_an_error_is_found_by_the_id_that_its_caller_was_told(container: Contain
     shown = when_there(container, "ValueError: cannot be booked", "trace", error_id)
     assert "Traceback (most recent call last):" in shown
     assert "somebody orders nothing" in shown
-    assert re.search(r"failed +.*ledger book\n.*ERROR Action 'book' .*\(error id [0-9a-f]{12}\)\n", shown)
+    assert re.search(r"failed +.*ledger book\n.*ERROR Action 'book' .*\(error id [0-9a-f]{12}\)\n", shown), shown
     assert re.search(r"^ledger: Action 'book' .* failed .*\n      \| Traceback", shown, re.M)
     assert re.search(rf"ERROR Route GET '/order/nothing' failed \(error id {error_id}\)\n", shown)
     assert shown.count("Traceback") == 1, "only where it began"

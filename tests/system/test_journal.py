@@ -127,7 +127,7 @@ def test_how_long_the_handler_has_run_is_a_field(container: Container) -> None:
 
 
 def test_the_caller_is_a_service_or_an_address(container: Container) -> None:
-    assert get(container, FRONT_PORT, "/waits", {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"})[0] == 200
+    assert get(container, FRONT_PORT, "/waits", {"traceparent": f"00-{'1' * 32}-{'2' * 16}-00"})[0] == 200
     (entry,) = entries(container, "back", f"DAEBUS_TRACE={'1' * 32}")
     assert entry["DAEBUS_CALLER"] == "front"
     (entry,) = entries(container, "front", f"DAEBUS_TRACE={'1' * 32}")

@@ -45,6 +45,15 @@ def test_small_answers_have_room_beside(bus: Bus) -> None:
     assert bus.publish("caller:x", LARGE) is False
 
 
+@pytest.mark.parametrize(("refusal", "said"), [("NOPERM no access to 'svc.$daebus'", 1), ("BUSY running a script", 0)])
+def test_only_a_missing_right_means_that_the_service_is_not_found(
+    bus: Bus, caplog: pytest.LogCaptureFixture, refusal: str, said: int
+) -> None:
+    """A health check is refused while a script keeps Redis busy."""
+    assert bus._sorted([ReplyError(refusal)]) == []
+    assert sum("will not find this service" in text for text in caplog.messages) == said
+
+
 # --- messages of which Redis' receipt is waited for, and several who hear one channel ---
 
 

@@ -14,6 +14,7 @@ from daebus.names import (
     check_channel,
     check_service,
     default_reply_channel,
+    did_you_mean,
     is_glob,
     is_reply_channel,
     shown,
@@ -112,3 +113,10 @@ def test_what_is_shown_is_one_short_line(text: str, limit: int) -> None:
     assert line.isprintable()
     assert line.isascii()
     assert len(line) <= limit + 3
+
+
+def test_a_name_that_nobody_knows_is_told_the_nearest() -> None:
+    known = ["dim", "status", "x" * 300]
+    assert did_you_mean("stats", known) == "; did you mean 'status'?"
+    assert did_you_mean("quite another", known) == did_you_mean("", known) == did_you_mean("dim", []) == ""
+    assert did_you_mean("d" * 10_000_000, known) == ""

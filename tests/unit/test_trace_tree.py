@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("click")
 
-from daebus.cli.journal import entry_of, name_in, number_in, text_in
-from daebus.cli.logs import lines_for, matches, time_of
+from daebus.cli.journal import entry_of, name_in, number_in, text_in, time_of
+from daebus.cli.logs import lines_for, matches
 from daebus.cli.tree import DEEPEST, Span, described, shown, trace_of, traces_in
 
 BOOT = "b" * 32
