@@ -576,7 +576,7 @@ class Compiler:
         return None
 
     def _array(self, call: Call, schema: dict[str, Any]) -> Check:
-        kinds = ("a list", "text") if self._text else ("a list",)
+        kinds = [kind for kind in _ALL if kind != "an object"] if self._text else ["a list"]  # one alone is a list, too
         return Check(call, {"type": "array", **schema}, "a list", kinds)
 
     def _tuple(self, args: tuple[Any, ...]) -> Check:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 LAST_LINES = 50
 """Entries that are shown when nothing else says how many."""
 
+MOST_SERVICES = 200
+"""Services whose entries are shown together: each is asked about, and any program may write such names."""
+
 SCRIPTS = "/opt/daebus"
 
 
@@ -112,6 +115,9 @@ def _matches(services: Sequence[str], wanted: dict[str, str]) -> list[str]:
     services = services or sorted({*service_names(), *_scripts()})
     if not services:
         raise ServiceUnavailable("no service has written to the journal yet; name one: daebus logs NAME")
+    if len(services) > MOST_SERVICES:
+        text = f"{len(services)} names of services are in the journal, more than {MOST_SERVICES}"
+        raise click.UsageError(f"{text}: say whose entries to show, as in daebus logs NAME")
     return matches(services, {service: _unit_of(service) for service in services}, {})
 
 

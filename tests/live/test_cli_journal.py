@@ -31,7 +31,7 @@ for word; do printf '%s\\n' "$word"; done >>{folder}/asked
 printf 'END\\n' >>{folder}/asked
 cat {folder}/complaint >&2
 case " $* " in
-*" --field=DAEBUS_SERVICE "*) printf 'lamp\\npanel\\n' ;;
+*" --field=DAEBUS_SERVICE "*) cat {folder}/services ;;
 *) cat {folder}/entries ;;
 esac
 exit $(cat {folder}/status)
@@ -58,7 +58,11 @@ class Journal:
         program.parent.mkdir()
         program.write_text(JOURNALCTL.format(folder=folder))
         program.chmod(0o755)
+        self.knows("lamp", "panel")
         self.says()
+
+    def knows(self, *services: str) -> None:
+        (self.folder / "services").write_text("".join(f"{service}\n" for service in services))
 
     def says(self, *entries: dict[str, Any], complaint: str = "", status: int = 0) -> None:
         (self.folder / "entries").write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
@@ -147,6 +151,15 @@ def test_what_is_asked_of_the_journal(command: Command, journal: Journal) -> Non
     ]  # fmt: skip
     assert others[0] == ["--field=DAEBUS_SERVICE"]
     assert others[-1][:3] == ["--lines=50", "DAEBUS_SERVICE=lamp", "DAEBUS_SERVICE=panel"]
+
+
+def test_very_many_names_are_not_asked_about_one_by_one(command: Command, journal: Journal) -> None:
+    """Any program may write what looks like a service's name."""
+    journal.knows(*(f"s{number}" for number in range(50_000)))
+    done = command.run("logs")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "50000 names of services are in the journal, more than 200: say whose entries to show" in done.stderr
+    assert len(journal.asked) == 1
 
 
 @both
