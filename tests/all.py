@@ -1,7 +1,7 @@
 """Everything that `make test` runs: `python -m tests.all`. With arguments, it is pytest with these.
 
-Most tests wait more than they compute, so they run as two halves, side by side: `tests/live` and the others, which
-among them build packages and boot containers. What `tests/live` says comes when both have ended.
+Most tests wait more than they compute, so they run as two halves, side by side: those that build packages and boot
+containers, and all others. What the others say comes when both have ended.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NoReturn
 import pytest
 
 PYTEST = [sys.executable, "-m", "pytest"]
-BESIDE = "tests/live"
+CONTAINERS = ["tests/packaging", "tests/system"]
 
 
 def main(arguments: list[str]) -> int:
@@ -25,10 +25,11 @@ def main(arguments: list[str]) -> int:
     if arguments:
         return int(pytest.main(arguments))
     signal.signal(signal.SIGTERM, end)
+    others = [f"--ignore={folder}" for folder in CONTAINERS]
     with tempfile.TemporaryFile() as output:
         halves = [
-            subprocess.Popen([*PYTEST, BESIDE], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT),
-            subprocess.Popen([*PYTEST, f"--ignore={BESIDE}"], stdin=subprocess.DEVNULL),
+            subprocess.Popen([*PYTEST, *others], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT),
+            subprocess.Popen([*PYTEST, *CONTAINERS], stdin=subprocess.DEVNULL),
         ]
         try:
             ended = [half.wait() for half in reversed(halves)]
@@ -37,14 +38,14 @@ def main(arguments: list[str]) -> int:
         finally:
             for half in halves:
                 half.terminate()
-        show(output.fileno())
+            show(output.fileno())
     return next((status for status in ended if status), 0)
 
 
 def show(output: int) -> None:
     """What the half beside has said."""
     os.lseek(output, 0, os.SEEK_SET)
-    print(f"\n{BESIDE}, which ran beside:", flush=True)  # noqa: T201 - for whoever runs the tests
+    print("\nAll others, which ran beside:", flush=True)  # noqa: T201 - for whoever runs the tests
     while data := os.read(output, 65536):
         sys.stdout.buffer.write(data)
     sys.stdout.flush()
