@@ -112,7 +112,8 @@ def test_bodies_that_wait_take_little_memory(service: Script) -> None:
         wait_for(lambda: service.notes.count("waits") == 5, BUSY_SECONDS)
         wait_for(lambda: service.descriptors() >= before + 75, BUSY_SECONDS)  # each has a connection and a file
         for _ in range(50):  # refused where bodies are read, of which the rest comes in meanwhile
-            assert fetch(service.port, "GET", "/quick", {"Host": "evil.example"}).status == 421
+            answer = fetch(service.port, "GET", "/quick", {"Host": "evil.example"}, timeout=BUSY_SECONDS)
+            assert answer.status == 421
         (service.folder / "notes.go").touch()
         assert [link.answer().json() for link in links] == [{"length": 345_001}] * 40
     more = service.status("VmHWM") - memory
