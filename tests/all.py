@@ -1,7 +1,8 @@
 """Everything that `make test` runs: `python -m tests.all`. With arguments, it is pytest with these.
 
 Most tests wait more than they compute, so they run as two halves, side by side: those that build packages and boot
-containers, and all others. What the others say comes when both have ended.
+containers, and all others. What the others say comes when both have ended. A few tests that fail beside others are run
+once more, alone, and what fails then has failed.
 """
 
 from __future__ import annotations
@@ -16,8 +17,18 @@ from typing import NoReturn
 
 import pytest
 
-PYTEST = [sys.executable, "-m", "pytest"]
 CONTAINERS = ["tests/packaging", "tests/system"]
+HALVES = {"containers": CONTAINERS, "others": [f"--ignore={folder}" for folder in CONTAINERS]}
+
+FAILED = 1  # pytest's exit status for tests that have failed, and for nothing else
+
+FEW = 5
+"""Tests that fail alone, too, after which the others that have failed are not tried any more."""
+
+
+def command(half: str, *arguments: str) -> list[str]:
+    """Return how a half is run, which keeps by itself what has failed."""
+    return [sys.executable, "-m", "pytest", "-o", f"cache_dir=.pytest_cache/{half}", *HALVES[half], *arguments]
 
 
 def main(arguments: list[str]) -> int:
@@ -25,21 +36,27 @@ def main(arguments: list[str]) -> int:
     if arguments:
         return int(pytest.main(arguments))
     signal.signal(signal.SIGTERM, end)
-    others = [f"--ignore={folder}" for folder in CONTAINERS]
+    ended = side_by_side()
+    return next((status for status in [again(half, status) for half, status in ended.items()] if status), 0)
+
+
+def side_by_side() -> dict[str, int]:
+    """Run both halves; return their exit statuses."""
     with tempfile.TemporaryFile() as output:
-        halves = [
-            subprocess.Popen([*PYTEST, *others], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT),
-            subprocess.Popen([*PYTEST, *CONTAINERS], stdin=subprocess.DEVNULL),
-        ]
+        halves = {
+            "others": subprocess.Popen(
+                command("others"), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            ),
+            "containers": subprocess.Popen(command("containers"), stdin=subprocess.DEVNULL),
+        }
         try:
-            ended = [half.wait() for half in reversed(halves)]
+            return {name: half.wait() for name, half in reversed(halves.items())}
         except KeyboardInterrupt:  # which the terminal has sent to both, too
-            ended = [half.wait() for half in halves]
+            return {name: half.wait() for name, half in halves.items()}
         finally:
-            for half in halves:
+            for half in halves.values():
                 half.terminate()
             show(output.fileno())
-    return next((status for status in ended if status), 0)
 
 
 def show(output: int) -> None:
@@ -49,6 +66,16 @@ def show(output: int) -> None:
     while data := os.read(output, 65536):
         sys.stdout.buffer.write(data)
     sys.stdout.flush()
+
+
+def again(half: str, status: int) -> int:
+    """Run what has failed in a half once more, if that is little; return the exit status that counts."""
+    if status != FAILED:
+        return status
+    print(f"\nWhat has failed of the {half}, alone:", flush=True)  # noqa: T201 - for whoever runs the tests
+    return subprocess.call(
+        command(half, "--last-failed", "--last-failed-no-failures=none", f"--maxfail={FEW}"), stdin=subprocess.DEVNULL
+    )
 
 
 def end(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -190,7 +190,7 @@ def test_the_first_connection_starts_the_service_and_is_answered_by_it(container
     with ThreadPoolExecutor(5) as pool:
         pids = set(pool.map(lambda _: pid_at(container, 8307), range(5)))
     assert pids == {container.show(name, "MainPID")}
-    assert container.show(name, "ActiveState") == "active"
+    container.wait_active(name)
 
 
 def test_an_idle_service_leaves_and_the_next_connection_finds_it(container: Container) -> None:

@@ -502,7 +502,7 @@ def test_a_file_is_sent_between_what_is_written_before_and_after(bench: Bench, l
     talk.connection.write_file(opened(large_file), 0, 3)
     expected = b"head" + content[5:] + b"tail" + content[:3]
     assert read(client, len(expected)) == expected
-    wait_for(lambda: not talk.connection.sending, SOON)
+    wait_for(lambda: not talk.connection.sending and talk.told, SOON)
     assert set(talk.told) == {"drained"}
     assert not is_open(large_file)
 
