@@ -16,7 +16,7 @@ from .errors import BadMessage, NameTaken, RedisRefused, RedisUnavailable
 from .jsontext import loads
 from .link import ReplyError, new_id, way_out
 from .message import Reply, address, encode_error, encode_request, read_reply
-from .resp import command, publish
+from .resp import command, count, publish
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class _Claimant:
             self._take(reply)
         if not self._seen:
             return False
-        counted = self._pair.publishing.ask(deadline, command("PUBSUB", "NUMSUB", self._service))[0]
+        counted = self._pair.publishing.ask(deadline, count(self._service.encode()))[0]
         self.others = _count(counted) - 1  # counted anew each time: who gives in to us leaves without a word
         return len(self._agreed) >= self.others
 

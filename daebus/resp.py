@@ -20,9 +20,9 @@ def publish(channel: bytes, data: bytes) -> bytes:
 MULTI, EXEC, PING = command("MULTI"), command("EXEC"), command("PING")
 
 
-def count(channel: str | bytes) -> bytes:
+def count(channel: bytes) -> bytes:
     """Return the command that counts who is subscribed to a channel by its name; the reply is [channel, number]."""
-    return command("PUBSUB", "NUMSUB", channel)
+    return b"*3\r\n$6\r\nPUBSUB\r\n$6\r\nNUMSUB\r\n$%d\r\n%b\r\n" % (len(channel), channel)
 
 
 def deliver(channel: bytes, data: bytes) -> tuple[bytes, bytes, bytes, bytes]:
@@ -33,5 +33,4 @@ def deliver(channel: bytes, data: bytes) -> tuple[bytes, bytes, bytes, bytes]:
     PUBLISH only if somebody is there, do: what nobody hears is never published, and all that a service which leaves
     between the two can cost is that its caller waits in vain, if a pattern subscriber has it counted.
     """
-    subscribers = b"*3\r\n$6\r\nPUBSUB\r\n$6\r\nNUMSUB\r\n$%d\r\n%b\r\n" % (len(channel), channel)
-    return MULTI, subscribers, publish(channel, data), EXEC
+    return MULTI, count(channel), publish(channel, data), EXEC

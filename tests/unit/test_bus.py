@@ -223,9 +223,9 @@ def test_what_a_full_redis_discards_is_published_if_somebody_is_there() -> None:
     line.bus.flush()
     line.publishing.sent = b""
     line.answer(*DISCARDED)
-    assert (line.publishing.sent, line.heard) == (count("device"), [])
+    assert (line.publishing.sent, line.heard) == (count(b"device"), [])
     line.answer([b"device", 1])
-    assert line.publishing.sent == count("device") + publish(b"device", b"a")
+    assert line.publishing.sent == count(b"device") + publish(b"device", b"a")
     line.answer(2)
     assert line.heard == [("a", 2)]
     assert not line.waits
@@ -239,7 +239,7 @@ def test_and_not_if_nobody_is_there_or_redis_refuses_to_count(reply: Any) -> Non
     line.publishing.sent = b""
     line.answer(*DISCARDED)
     line.answer(reply)
-    assert line.publishing.sent == count("device")
+    assert line.publishing.sent == count(b"device")
     assert line.heard == [("a", 0 if isinstance(reply, list) else reply)]
 
 
