@@ -216,7 +216,7 @@ class Dispatcher:
         except BaseException as error:  # noqa: BLE001 - as in `handle`; cancellation (at the end of a drain) included
             self.failed(call, error)
         finally:
-            if self.verbose or (call.request is not None and call.request.parent is not None):
+            if self.verbose or _is_wanted(call):
                 self._tell(call)
             call.work.tally.ran(monotonic() - call.began)
             self._done_awaiting(call)
@@ -254,20 +254,20 @@ class Dispatcher:
 
         A trace that somebody wants to see has it at any level, others if the service shows what it does (debug).
         """
-        fields = {"daebus_began": f"{call.began:.6f}", "daebus_outcome": _outcome(call)}
+        fields = _ending(call)
         took = (monotonic() - call.began) * 1000
-        if call.request is not None and call.request.parent is not None:
+        if _is_wanted(call):
             leave_entry("%s took %.1f ms", call, took, **fields)
         else:
             logger.debug("%s took %.1f ms", call, took, extra=fields)
 
     def _tell_unrun(self, call: Call) -> None:
         """Leave an entry for a request of a wanted trace that is answered without having been run."""
-        if call.request is None or call.request.parent is None or getattr(call, "began", None) is not None:
+        if not _is_wanted(call) or getattr(call, "began", None) is not None:
             return
         call.began = monotonic()
         token = current.set(call)
-        fields = {"daebus_began": f"{call.began:.6f}", "daebus_outcome": _outcome(call)}
+        fields = _ending(call)
         leave_entry("%s was not done: %s", call, fields["daebus_outcome"], **fields)
         current.reset(token)
 
@@ -388,6 +388,16 @@ def _error_of(result: Any, error: BaseException) -> DaebusError:
     if isinstance(error, DaebusError):
         answer.code, answer.error_id = error.code, error.error_id
     return answer
+
+
+def _is_wanted(call: Call) -> bool:
+    """Whether somebody wants to see the trace that a call belongs to."""
+    return call.request is not None and call.request.parent is not None
+
+
+def _ending(call: Call) -> dict[str, str]:
+    """Return the fields of the entry that a call leaves: when it began, and how it went."""
+    return {"daebus_began": f"{call.began:.6f}", "daebus_outcome": _outcome(call)}
 
 
 def _outcome(call: Call) -> str:
