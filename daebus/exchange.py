@@ -81,7 +81,7 @@ class HttpRequest:
         """The span that led to this request, of a `traceparent` header with the flag "sampled": somebody wants to see
         the trace. Else None."""
         given = self._head.headers.get("traceparent")
-        return _sampled_span(given) if given is not None else None
+        return _trace_context(given)[1] if given is not None else None
 
     @property
     def method(self) -> str:
@@ -272,19 +272,21 @@ def _ascii(body: bytes) -> str:
 
 
 def _given_trace(headers: Headers) -> str | None:
-    parts = headers.get("traceparent", "").split("-")
-    if len(parts) >= 4 and _is_hex(parts[1], 32) and parts[1].strip("0"):
-        return str(parts[1])
+    trace, _span = _trace_context(headers.get("traceparent", ""))
+    if trace is not None:
+        return trace
     given: str = headers.get("x-request-id", "")
     return given if 0 < len(given) <= 64 and given.isascii() and given.replace("-", "").isalnum() else None
 
 
-def _sampled_span(traceparent: str) -> str | None:
-    """Return the span of a `traceparent` that is well-formed and has the flag "sampled" (section 3.2.2.5)."""
+def _trace_context(traceparent: str) -> tuple[str | None, str | None]:
+    """Return the trace id of a `traceparent`, and its span if it has the flag "sampled" (section 3.2.2.5); None for
+    what is not there or not well-formed."""
     parts = traceparent.split("-")
-    if len(parts) < 4 or not (_is_hex(parts[1], 32) and _is_hex(parts[2], 16) and _is_hex(parts[3], 2)):
-        return None
-    return parts[2] if parts[1].strip("0") and int(parts[3], 16) & 1 else None
+    if len(parts) < 4 or not (_is_hex(parts[1], 32) and parts[1].strip("0")):
+        return None, None
+    sampled = _is_hex(parts[2], 16) and _is_hex(parts[3], 2) and int(parts[3], 16) & 1
+    return parts[1], parts[2] if sampled else None
 
 
 def _is_hex(text: str, length: int) -> bool:
