@@ -320,8 +320,9 @@ class Registry:
         def decorate(function: F) -> F:
             if not callable(function):
                 raise DeclarationError(f"the {kind} handler {name!r} must be a function, not {function!r}")
-            if has_contract(kind, function, name, subject if kind == "route" else ()):
-                _check_contract(kind, name, function, subject if kind == "route" else ())
+            names = subject if kind == "route" else ()
+            if has_contract(kind, function, name, names):
+                _check_contract(kind, name, function, names)
             else:
                 _check_arguments(kind, name, function)
                 if kind == "route":
