@@ -67,7 +67,7 @@ def redis_memory(info: Mapping[str, str]) -> Finding:
     text = f"{size(used)} of {size(most)} used"
     if used > 0.9 * most:
         fix = "look at its keys (redis-cli --bigkeys), or raise maxmemory"
-        return Finding("redis memory", PROBLEM, f"{text}: when it is full, calls are refused", fix)
+        return Finding("redis memory", PROBLEM, f"{text}: when it is full, it stores nothing more", fix)
     if policy != "noeviction":
         text = f"{text}; the policy {policy} removes keys without a word when it is full"
         return Finding("redis memory", WARNING, text, "set maxmemory-policy noeviction")
