@@ -12,7 +12,7 @@ from bisect import bisect_left
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 PER_OCTAVE, OCTAVES, SHORTEST = 8, 30, 1e-6
 """Buckets within a doubling, doublings, and the first bound in seconds: from a microsecond to 18 minutes."""
@@ -102,9 +102,19 @@ class Taken:
 
     def percentile(self, share: float) -> float:
         """Return the seconds within which a share of the runs (0.99) ended: the middle of the bucket where it lies."""
-        left = share * self.calls
-        for bound, count in self.buckets:
-            left -= count
-            if left <= 0:
-                return min(bound * 2 ** (-0.5 / PER_OCTAVE), self.longest)
-        return self.longest
+        bound = bound_of(share, self.buckets)
+        return self.longest if bound is None else min(bound * 2 ** (-0.5 / PER_OCTAVE), self.longest)
+
+
+def bound_of(share: float, buckets: Iterable[tuple[float, int]]) -> float | None:
+    """Return the bound of the bucket within which a share of the runs (0.99) ended; None if there were none.
+
+    `buckets` are the bounds in order, each with how many runs it has.
+    """
+    counted = list(buckets)
+    left = share * sum(count for _bound, count in counted)
+    for bound, count in counted:
+        left -= count
+        if count and left <= 0:
+            return bound
+    return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import ceil, exp, log
 
+from ..tally import bound_of
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,14 +49,9 @@ class Tally:
 
     def within(self, share: float) -> float | None:
         """Return the time within which this share of the calls (0.99, say) was answered, at most 2 % too high."""
-        if not self.calls:
-            return None
-        left = share * self.calls
-        for bucket in sorted(self._buckets):
-            left -= self._buckets[bucket]
-            if left <= 0:
-                return min(self.longest, LEAST * exp(bucket * STEP))
-        return self.longest
+        counted = ((LEAST * exp(bucket * STEP), count) for bucket, count in sorted(self._buckets.items()))
+        bound = bound_of(share, counted)
+        return None if bound is None else min(self.longest, bound)
 
 
 class Run:

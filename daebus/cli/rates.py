@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from math import inf
 
+from ..tally import bound_of
 from .answers import counted
 
 TYPE_CHECKING = False
@@ -41,13 +42,7 @@ class Rate:
 
     def quantile(self, share: float) -> float | None:
         """Return the seconds within which a share of the calls ran, to the next bound; None if there were none."""
-        total = sum(self.buckets.values())
-        reached = 0
-        for bound in sorted(self.buckets):
-            reached += self.buckets[bound]
-            if reached >= share * total and reached > 0:
-                return bound
-        return None
+        return bound_of(share, sorted(self.buckets.items()))
 
     def figures(self, longest: float = inf) -> dict[str, float | None]:
         """Return the rates as they are shown; no run took more than `longest`, whatever the bound of its bucket."""
